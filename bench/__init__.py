@@ -1,0 +1,1 @@
+"""Evaluation: measures with the names and tie rules of ir-measures, evaluate, statistics, benchmarks."""

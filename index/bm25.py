@@ -1,0 +1,108 @@
+"""BM25 as Lucene computes it: term frequencies and exact lengths are stored, so k1 and b stay free at query time.
+
+score = sum over query terms of idf(t) * tf / (tf + k1 * (1 - b + b * length / mean length)), repeated query terms
+counting as often as they stand (Robertson and Zaragoza 2009; Lucene's form leaves out the factor k1 + 1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from retrieval import registry
+from retrieval.errors import UserError
+from retrieval.index.analysis import Analyzer, analyzer
+from retrieval.index.bounds import B, K1
+from retrieval.index.scoring import Bm25Scoring
+from retrieval.index.statistics import Statistics
+from retrieval.types import Document
+
+if TYPE_CHECKING:
+    from retrieval.index.postings import Postings
+    from retrieval.part import Part
+
+
+@registry.register("bm25", kind="sparse")
+class Bm25:
+    """The method. Query parameters: k1 (0 and more) and b (0 to 1)."""
+
+    kind = "bm25"
+    most = 1.0
+
+    def __init__(self, settings: Mapping[str, Any], analyzer_: Analyzer) -> None:
+        self.settings = settings
+        self.analyzer = analyzer_
+
+    @classmethod
+    def create(cls, model: str, analyzer_name: str, options: Mapping[str, Any]) -> Bm25:
+        """A new one; BM25 has no model. Raises UnknownName for the analyzer."""
+        if model:
+            raise UserError(f"bm25 takes no model, but {model!r} was given; write --sparse bm25")
+        chosen = analyzer(analyzer_name)
+        settings = {
+            "kind": cls.kind,
+            "analyzer": {**chosen.identity, "source": analyzer_name},
+            "compact": bool(options.get("compact")),
+        }
+        return cls(settings, chosen)
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any]) -> Bm25:
+        """From a commit. Raises UserError if this build's analyzer differs from the one that indexed."""
+        stored = dict(settings["analyzer"])
+        source = stored.pop("source")
+        chosen = analyzer(source)
+        if chosen.identity != stored:
+            raise UserError(
+                f"the index was built with analyzer {source!r} as {stored}, which is {chosen.identity} here; "
+                "use the version that built it, or index again"
+            )
+        return cls(settings, chosen)
+
+    def builder(self, scratch: str, budget: int) -> Bm25Builder:
+        """Counts terms of title and text."""
+        return Bm25Builder(self.analyzer, scratch, budget, compact=self.settings["compact"])
+
+    def query(self, text: str) -> dict[str, float]:
+        """Terms with the number of times they stand."""
+        return dict(Counter(self.analyzer.terms(text)))
+
+    def weigh(self, query: Mapping[str, float], statistics: Statistics) -> dict[str, float]:
+        """Count times idf."""
+        weights = {term: count * statistics.idf(term) for term, count in query.items()}
+        return {term: weight for term, weight in weights.items() if weight > 0}
+
+    def scoring(self, postings: Postings, statistics: Statistics, params: Mapping[str, Any]) -> Bm25Scoring:
+        """Raises UserError for parameters out of range or unknown."""
+        values = {"k1": K1, "b": B, **params}
+        for name, value in values.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            top = 1.0 if name == "b" else 1e6
+            if name not in ("k1", "b") or not number or not 0 <= value <= top:
+                raise UserError(f"bm25 cannot take {name}={value!r}; it has k1 (0 and more) and b (0 to 1)")
+        return Bm25Scoring(postings, statistics.mean, float(values["k1"]), float(values["b"]))
+
+    def spans(self, text: str) -> list[tuple[int, int, str]]:
+        """The analyzer's terms in a text."""
+        return self.analyzer.spans(text)
+
+
+class Bm25Builder:
+    """Analyzes documents and counts their terms; one segment."""
+
+    def __init__(self, analyzer_: Analyzer, scratch: str, budget: int, *, compact: bool) -> None:
+        from retrieval.index.postings_writer import PostingsWriter
+
+        self._encoder = analyzer_.encoder()
+        self._writer = PostingsWriter(scratch, budget)
+        self._compact = compact
+
+    def add(self, documents: Sequence[Document]) -> None:
+        """Title and text of each document, as one text."""
+        offsets, tokens = self._encoder.encode([document.full_text() for document in documents])
+        self._writer.add(offsets, tokens)
+
+    def finish(self, part: Part) -> None:
+        """Writes the part's files."""
+        self._writer.finish(part, self._encoder.terms, compact=self._compact)

@@ -1,0 +1,47 @@
+"""Explanations: rank, score and per-term contributions of one document at every representation of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from retrieval.index.stages import SparseStage
+from retrieval.index.view import no_document
+from retrieval.stage import Stage
+from retrieval.types import Query
+
+if TYPE_CHECKING:
+    from retrieval.index.index import Index
+
+
+def explain(index: Index, query: str, doc_id: str, pipeline: str | None = None) -> dict[str, Any]:
+    """{"query", "id", "pipeline", "rank", "stages": [{"representation", "score", "rank", "terms": [...]}]}.
+
+    rank: among the documents that the pipeline returns, None if it is not one of them.
+    """
+    stage = index.pipeline(pipeline)
+    view = index._need_view()
+    ordinal = view.find(doc_id)
+    if ordinal is None:
+        raise no_document(doc_id)
+    return {
+        "query": query,
+        "id": doc_id,
+        "pipeline": repr(stage),
+        "rank": _rank(stage, query, doc_id),
+        "stages": [
+            {**leaf.explain(query, ordinal), "rank": _rank(leaf, query, doc_id)} for leaf in _leaves(stage)
+        ],
+    }
+
+
+def _rank(stage: Stage, query: str, doc_id: str) -> int | None:
+    hits = stage([Query("1", query)])["1"]
+    return next((hit.rank for hit in hits if hit.doc_id == doc_id), None)
+
+
+def _leaves(stage: Stage) -> Iterator[SparseStage]:
+    if isinstance(stage, SparseStage):
+        yield stage
+    for part in stage.parts:
+        yield from _leaves(part)

@@ -1,0 +1,157 @@
+"""The stage of a sparse representation: at the head of a pipeline it retrieves, after >> it re-scores the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import UserError
+from retrieval.index.searcher import Searcher, Segment, fixed_point
+from retrieval.index.statistics import Statistics
+from retrieval.stage import Param, Stage
+from retrieval.types import Query, Run
+
+if TYPE_CHECKING:
+    from retrieval.index.method import SparseMethod
+    from retrieval.index.view import View
+
+
+class SparseStage(Stage):
+    """Search and re-scoring with one representation of an index.
+
+    statistics  of a larger collection, to rank as a shard of it (default: this index's own)
+    masks       per segment, which documents may be returned
+    """
+
+    def __init__(
+        self,
+        view: View,
+        name: str,
+        method: SparseMethod,
+        params: Mapping[str, Param],
+        *,
+        statistics: Statistics | None = None,
+        masks: Sequence[NDArray[np.uint8]] | None = None,
+        threads: int = 1,
+        algorithm: str = "auto",
+    ) -> None:
+        self.name = name
+        self.params = dict(params)
+        self.corpus = view.corpus
+        self.view = view
+        self.method = method
+        self.statistics = statistics or view_statistics(view, name)
+        self.threads = threads
+        self.algorithm = algorithm
+        self._masks = view.masks(None) if masks is None else masks
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """The prepared segments."""
+        segments = []
+        for segment, mask in zip(self.view.segments, self._masks, strict=True):
+            postings = segment.postings(self.name)
+            rank, order = segment.store.rank, postings.order
+            if len(order):
+                rank, mask = rank[order], mask[order] if len(mask) else mask
+            scoring = self.method.scoring(postings, self.statistics, self.params)
+            segments.append(Segment(postings, scoring, segment.base, rank, mask))
+        return Searcher(segments, self.method.most)
+
+    def weights(self, text: str) -> dict[str, float]:
+        """Term -> weight of a query text."""
+        return self.method.weigh(self.method.query(text), self.statistics)
+
+    def _run(self, queries: list[Query], run: Run | None) -> Run:
+        weights = [self.weights(query.text) for query in queries]
+        if run is not None:
+            return self._rescore(queries, weights, run)
+        return self.retrieve(queries, weights)
+
+    def retrieve(self, queries: list[Query], weights: Sequence[Mapping[str, float]]) -> Run:
+        """The best documents for ready term weights (one mapping a query)."""
+        offsets, docs, scores = self.searcher.search(
+            weights, self.depth, algorithm=self.algorithm, threads=self.threads
+        )
+        ordered = len(self.view.segments) <= 1
+        return Run(queries, offsets, docs, scores, self.view.ids, ordered=ordered).cut(self.depth)
+
+    def _rescore(self, queries: list[Query], weights: Sequence[Mapping[str, float]], run: Run) -> Run:
+        docs = self._ordinals(run)
+        scores = self.searcher.rescore(weights, run.offsets, docs)
+        return Run(queries, run.offsets, docs, scores, self.view.ids)
+
+    def _ordinals(self, run: Run) -> NDArray[np.int32]:
+        """The run's documents as ordinals of this index. Raises UserError for one that is not in it."""
+        if run.doc_ids is self.view.ids:
+            return run.docs
+        used, place = np.unique(run.docs, return_inverse=True)
+        ids = [run.doc_ids[int(doc)] for doc in used]
+        found = self.view.find_many(ids)
+        if len(found) and found.min() < 0:
+            missing = ids[int(np.argmin(found))]
+            raise UserError(f"the run holds document {missing!r}, which is not in the index; is it of another corpus?")
+        ordinals: NDArray[np.int32] = found.astype(np.int32)[place]
+        return ordinals
+
+    def explain(self, query: str, ordinal: int) -> dict[str, Any]:
+        """Score of one document, and what each query term has to do with it."""
+        segment = self.view.segment_of(ordinal)
+        prepared = self.searcher.segments[self.view.segments.index(segment)]
+        counts = self.method.query(query)
+        weighted = self.method.weigh(counts, self.statistics)
+        terms, scaled, scale = fixed_point(weighted, self.method.most)
+        contributions = dict.fromkeys(counts, 0)
+        values = dict.fromkeys(counts, 0)
+        for term, weight in zip(terms, scaled, strict=True):
+            number = prepared.postings.lexicon.find(term)
+            if number < 0:
+                continue
+            docs, stored = prepared.postings.posting(number)
+            at = np.flatnonzero(docs == ordinal - segment.base)
+            if len(at):
+                values[term] = int(stored[at[0]])
+                contributions[term] = int(prepared.scoring.contributions(weight, stored[at], docs[at])[0])
+        total = float(np.float32(sum(contributions.values())) / np.float32(scale))
+        return {
+            "representation": self.name,
+            "score": total,
+            "terms": [
+                {
+                    "term": term,
+                    "query_weight": float(count),
+                    "weight": weighted.get(term, 0.0),
+                    "df": self.statistics.df(term),
+                    "value": values[term],
+                    "contribution": contributions[term] / scale,
+                }
+                for term, count in counts.items()
+            ],
+        }
+
+
+def view_statistics(view: View, representation: str) -> Statistics:
+    """Statistics of the live documents of a view, exact after deletions too."""
+    tokens = 0
+    gone: list[dict[int, int]] = []
+    for segment in view.segments:
+        lost, terms = segment.deleted_terms(representation)
+        tokens += segment.postings(representation).tokens - lost
+        gone.append(terms)
+
+    def df(term: str) -> int:
+        total = 0
+        for segment, terms in zip(view.segments, gone, strict=True):
+            postings = segment.postings(representation)
+            number = postings.lexicon.find(term)
+            if number >= 0:
+                total += int(postings.df[number]) - terms.get(number, 0)
+        return total
+
+    return Statistics(view.live, tokens, df)
+
+

@@ -1,0 +1,356 @@
+"""The compiled tokeniser: bytes of a batch to word ids in one numba pass, and the encoder built on it.
+
+Imported only by `Analyzer.encoder()`: it needs numba, and the cold path does not.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from retrieval.index.unicode import DEAD, MAX_BYTES, START, WIDTH
+
+if TYPE_CHECKING:
+    from retrieval.index.analysis import WordAnalyzer
+
+_M1 = np.uint64(0x9E3779B97F4A7C15)
+_M2 = np.uint64(0xD6E8FEB86659FD93)
+_LONG = np.uint64(0xFF << 56)  # no UTF-8 byte is FF: the key of a long word never equals one of a short word
+_ONES = np.uint64(0x0101010101010101)
+_HIGH = np.uint64(0x8080808080808080)
+_LOW7 = np.uint64(0x7F7F7F7F7F7F7F7F)
+_FROM_A, _PAST_Z = _ONES * np.uint64(0x80 - 0x61), _ONES * np.uint64(0x80 - 0x7B)
+_FROM_0, _PAST_9 = _ONES * np.uint64(0x80 - 0x30), _ONES * np.uint64(0x80 - 0x3A)
+_U0, _U1, _U2, _U4, _U7, _U8 = (np.uint64(i) for i in (0, 1, 2, 4, 7, 8))
+_MAX_UNIT_BYTES = 3  # UTF-8 bytes of one UTF-16 unit, at most
+_NO_LIMIT = 1 << 62
+PADDING = 24  # bytes that may be read past the end of a batch
+POSITION, TOKENS, TEXTS, WORDS, BLOB = 0, 1, 2, 3, 4  # places of `state`
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _load(buffer, at):
+    # Eight bytes, the first one lowest. With unsigned places LLVM makes one unaligned load of this.
+    return (
+        np.uint64(buffer[at])
+        | np.uint64(buffer[at + _U1]) << _U8
+        | np.uint64(buffer[at + _U2]) << np.uint64(16)
+        | np.uint64(buffer[at + np.uint64(3)]) << np.uint64(24)
+        | np.uint64(buffer[at + _U4]) << np.uint64(32)
+        | np.uint64(buffer[at + np.uint64(5)]) << np.uint64(40)
+        | np.uint64(buffer[at + np.uint64(6)]) << np.uint64(48)
+        | np.uint64(buffer[at + _U7]) << np.uint64(56)
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _stops(chunk):
+    # The high bit of each of eight bytes that is not one of a-z, 0-9.
+    low = chunk & _LOW7
+    letters = (low + _FROM_A) & ~(low + _PAST_Z)
+    digits = (low + _FROM_0) & ~(low + _PAST_9)
+    return ~((letters | digits) & ~chunk) & _HIGH
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _bytes_below(lowest):
+    # How many bytes lie below the one whose high bit is `lowest`.
+    return np.int64((((lowest - _U1) & _ONES) * _ONES) >> np.uint64(56)) - 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _hash(key0, key1):
+    mixed = (key0 ^ (key1 * _M2)) * _M1
+    mixed ^= mixed >> np.uint64(32)
+    return mixed * _M2
+
+
+@njit(cache=True, nogil=True)
+def _keys(buffer, start, size):
+    # A word as two keys: its bytes when there are at most 16, else the first 8 and a hash of all.
+    first = np.uint64(start)
+    key0, key1 = _load(buffer, first), _U0
+    if size < 8:
+        key0 &= (_U1 << np.uint64(8 * size)) - _U1
+    elif 8 < size <= 16:
+        key1 = _load(buffer, first + _U8)
+        if size < 16:
+            key1 &= (_U1 << np.uint64(8 * (size - 8))) - _U1
+    elif size > 16:
+        key1 = np.uint64(size)
+        for at in range(start + 8, start + size - 8, 8):
+            key1 = _hash(_load(buffer, np.uint64(at)), key1)
+        key1 = _hash(_load(buffer, np.uint64(start + size - 8)), key1) | _LONG
+    return key0, key1
+
+
+@njit(cache=True, nogil=True)
+def _match(buffer, start, limit, units, classes, steps, accepting):
+    # (end of the longest accepted run, place where the automaton died), up to `limit` bytes and `units`.
+    position, end, state = start, start, START
+    while position < limit:
+        byte = np.int64(buffer[position])
+        if byte < 0x80:
+            code, after = byte, position + 1
+        elif byte < 0xE0:
+            code, after = ((byte & 0x1F) << 6) | (buffer[position + 1] & 0x3F), position + 2
+        elif byte < 0xF0:
+            code = (
+                ((byte & 0x0F) << 12) | ((buffer[position + 1] & 0x3F) << 6) | (buffer[position + 2] & 0x3F)
+            )
+            after = position + 3
+        else:
+            code = ((byte & 0x07) << 18) | ((buffer[position + 1] & 0x3F) << 12)
+            code |= ((buffer[position + 2] & 0x3F) << 6) | (buffer[position + 3] & 0x3F)
+            after = position + 4
+        units -= 1 if byte < 0xF0 else 2
+        state = steps[state * WIDTH + classes[code]]
+        if state == DEAD or units < 0:
+            break
+        position = after
+        if accepting[state]:
+            end = position
+    return end, position
+
+
+@njit(cache=True, nogil=True)
+def _word(buffer, start, length, max_units, classes, steps, accepting):
+    # (end of the word that begins at start, or start; where to go on).
+    limit = length
+    if max_units:
+        limit = min(length, start + _MAX_UNIT_BYTES * max_units)
+    end, reached = _match(buffer, start, limit, _NO_LIMIT, classes, steps, accepting)
+    if max_units and reached - start > max_units:
+        end, reached = _match(buffer, start, limit, max_units, classes, steps, accepting)
+    if end > start:
+        return end, end
+    if reached == start:
+        reached += 1
+        while (buffer[reached] & 0xC0) == 0x80:
+            reached += 1
+    return start, reached
+
+
+@njit(cache=True, nogil=True)
+def scan(buffer, length, classes, steps, accepting, max_units, table, blob, starts, ids, ends, state):
+    """Cut the texts in buffer[:length] (lower-cased UTF-8, each ended by a NUL) into numbered words.
+
+    buffer: uint8[>= length + PADDING]; classes: uint8[0x110000]; table: uint64[slots * 4] of (key, key,
+    id + 1, unused); blob, starts: bytes of the words so far; ids: int32 word ids out; ends: int64 tokens up
+    to the end of each text. Returns True when done, False when `table`, `blob` or `starts` must grow before
+    the call is repeated.
+    """
+    slots = np.uint64(table.size // 4 - 1)
+    most_words = min(table.size // 8, starts.size - 1)
+    position, tokens, texts, words, used = (
+        state[POSITION],
+        state[TOKENS],
+        state[TEXTS],
+        state[WORDS],
+        state[BLOB],
+    )
+    done = True
+    while position < length:
+        first = np.uint64(position)
+        chunk = _load(buffer, first)
+        byte = chunk & np.uint64(0xFF)
+        if byte < np.uint64(0x80) and classes[byte] == 0:
+            if byte == _U0:
+                ends[texts] = tokens
+                texts += 1
+            position += 1
+            continue
+        # The quick way: ASCII letters and digits, at most 16, then a separator.
+        stop = _stops(chunk)
+        key1, size = _U0, 17
+        if stop:
+            lowest = stop & (~stop + _U1)
+            size = _bytes_below(lowest)
+            key0 = chunk & ((lowest >> _U7) - _U1)
+        else:
+            key0, key1 = chunk, _load(buffer, first + _U8)
+            stop = _stops(key1)
+            if stop:
+                lowest = stop & (~stop + _U1)
+                size = 8 + _bytes_below(lowest)
+                key1 &= (lowest >> _U7) - _U1
+        end = position + size
+        byte = np.uint64(buffer[np.uint64(end)])
+        if size > 16 or byte >= np.uint64(0x80) or classes[byte] != 0:
+            end, after = _word(buffer, position, length, max_units, classes, steps, accepting)
+            if end == position:
+                position = after
+                continue
+            size = end - position
+            if size > MAX_BYTES:
+                size = MAX_BYTES
+                while (buffer[position + size] & 0xC0) == 0x80:
+                    size -= 1
+            key0, key1 = _keys(buffer, position, size)
+        slot = (_hash(key0, key1) >> np.uint64(20)) & slots
+        while True:
+            at = slot * _U4
+            word = np.int64(table[at + _U2]) - 1
+            if word < 0:
+                break
+            if table[at] == key0 and table[at + _U1] == key1:
+                if size <= 16:
+                    break
+                begin = starts[word]
+                same = starts[word + 1] - begin == size
+                for i in range(size):
+                    if not same:
+                        break
+                    same = blob[begin + i] == buffer[position + i]
+                if same:
+                    break
+            slot = (slot + _U1) & slots
+        if word < 0:
+            if words >= most_words or used + size > blob.size:
+                done = False
+                break
+            word = words
+            table[at], table[at + _U1], table[at + _U2] = key0, key1, np.uint64(word + 1)
+            blob[used : used + size] = buffer[position : position + size]
+            used += size
+            words += 1
+            starts[words] = used
+        ids[tokens] = word
+        tokens += 1
+        position = end
+    state[POSITION], state[TOKENS], state[TEXTS], state[WORDS], state[BLOB] = (
+        position,
+        tokens,
+        texts,
+        words,
+        used,
+    )
+    return done
+
+
+@njit(cache=True, nogil=True)
+def rehash(old, new):
+    """Put every slot of an old table into a new, empty one."""
+    slots = np.uint64(new.size // 4 - 1)
+    for at in range(0, old.size, 4):
+        if old[at + 2]:
+            slot = (_hash(old[at], old[at + 1]) >> np.uint64(20)) & slots
+            while new[slot * np.uint64(4) + np.uint64(2)]:
+                slot = (slot + np.uint64(1)) & slots
+            for i in range(3):
+                new[slot * np.uint64(4) + np.uint64(i)] = old[at + i]
+
+
+@njit(cache=True, nogil=True)
+def to_terms(ids, ends, term_of_word, terms, offsets):
+    """Word ids to term ids (int32, stop words dropped); fills offsets[1:] and returns the number of terms."""
+    token, total = 0, 0
+    for text in range(ends.size):
+        while token < ends[text]:
+            term = term_of_word[ids[token]]
+            terms[total] = term
+            total += term >= 0
+            token += 1
+        offsets[text + 1] = total
+    return total
+
+
+class WordEncoder:
+    """Texts to term ids, batch by batch; keeps the words and terms it has seen. Not for several threads."""
+
+    def __init__(self, analyzer: WordAnalyzer) -> None:
+        self._analyzer = analyzer
+        rules = analyzer.rules
+        self._classes = rules.table
+        self._steps = np.frombuffer(rules.steps, dtype=np.uint8)
+        self._accepting = np.frombuffer(rules.accepting, dtype=np.uint8)
+        self._table = np.zeros(4 << 16, dtype=np.uint64)
+        self._blob = np.empty(1 << 20, dtype=np.uint8)
+        self._starts = np.zeros((1 << 15) + 1, dtype=np.int64)
+        self._term_of_word = np.empty(1 << 15, dtype=np.int32)
+        self._term_ids: dict[str, int] = {}
+        self._words = 0
+        self._blob_used = 0
+        self._term_bytes = 0
+        self.terms: list[str] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Estimate of the memory held, in bytes."""
+        arrays = (self._table, self._blob, self._starts, self._term_of_word)
+        return sum(array.nbytes for array in arrays) + self._term_bytes + 110 * len(self.terms)
+
+    def encode(self, texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(offsets int64[n + 1], term ids int32[offsets[n]]): text i has ids[offsets[i]:offsets[i + 1]]."""
+        data = self._bytes(texts)
+        length = len(data) - PADDING
+        buffer = np.frombuffer(data, dtype=np.uint8)
+        ids = np.empty(length // 2 + 1, dtype=np.int32)
+        ends = np.empty(len(texts), dtype=np.int64)
+        state = np.array([0, 0, 0, self._words, self._blob_used], dtype=np.int64)
+        rules = self._analyzer.rules
+        while not scan(
+            buffer, length, self._classes, self._steps, self._accepting, rules.max_units,
+            self._table, self._blob, self._starts, ids, ends, state,
+        ):  # fmt: skip
+            self._grow(int(state[WORDS]), int(state[BLOB]))
+        first, self._words, self._blob_used = self._words, int(state[WORDS]), int(state[BLOB])
+        if self._words > first:
+            self._name(first)
+        terms = np.empty(int(state[TOKENS]) + 1, dtype=np.int32)
+        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+        total = to_terms(ids, ends, self._term_of_word, terms, offsets)
+        return offsets, terms[:total]
+
+    def _bytes(self, texts: list[str]) -> bytes:
+        """The batch in lower case, each text ended by a NUL, and 8 bytes to read past the end."""
+        tail = "\0" * PADDING
+        joined = "\0".join([*texts, tail])
+        if joined.count("\0") != len(texts) + PADDING:
+            return self._bytes([text.replace("\0", " ") for text in texts])
+        if joined.isascii():
+            return joined.lower().encode()
+        lower = self._analyzer.rules.lower
+        return b"\0".join([
+            *[lower(text).encode("utf-8", "surrogatepass") for text in texts], tail.encode(),
+        ])  # fmt: skip
+
+    def _grow(self, words: int, used: int) -> None:
+        if words >= self._table.size // 8 or words >= self._starts.size - 1:
+            table = np.zeros(self._table.size * 2, dtype=np.uint64)
+            rehash(self._table, table)
+            self._table = table
+            starts = np.zeros(table.size // 8 + 1, dtype=np.int64)
+            starts[: self._starts.size] = self._starts
+            self._starts = starts
+        if used + MAX_BYTES > self._blob.size:
+            blob = np.empty(self._blob.size * 2, dtype=np.uint8)
+            blob[:used] = self._blob[:used]
+            self._blob = blob
+
+    def _name(self, first: int) -> None:
+        """Give the new words their terms: each distinct word is stopped and stemmed once."""
+        bounds = self._starts[first : self._words + 1].tolist()
+        blob = self._blob[bounds[0] : bounds[-1]].tobytes()
+        base = bounds[0]
+        words = [blob[low - base : high - base].decode() for low, high in pairwise(bounds)]
+        if self._term_of_word.size < self._words:
+            grown = np.empty(self._starts.size, dtype=np.int32)
+            grown[:first] = self._term_of_word[:first]
+            self._term_of_word = grown
+        ids, terms = self._term_ids, self.terms
+        of_word = []
+        for term in self._analyzer.terms_of(words):
+            if not term:
+                of_word.append(-1)
+                continue
+            number = ids.setdefault(term, len(terms))
+            if number == len(terms):
+                terms.append(term)
+                self._term_bytes += len(term)
+            of_word.append(number)
+        self._term_of_word[first : self._words] = of_word

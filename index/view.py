@@ -1,0 +1,175 @@
+"""A snapshot as the query side sees it: segments with their documents, what is alive, ordinals and ids."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import UserError
+from retrieval.index.documents import DocumentsReader
+from retrieval.index.filters import schema
+from retrieval.index.postings import Postings
+from retrieval.types import Document
+
+if TYPE_CHECKING:
+    from retrieval.index.filters import Filter
+    from retrieval.snapshot import Snapshot
+
+_NONE: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+
+class SegmentView:
+    """One segment: `base` is the ordinal of its first document in the snapshot."""
+
+    def __init__(self, snapshot: Snapshot, entry: dict[str, Any], base: int) -> None:
+        self._snapshot = snapshot
+        self.entry = entry
+        self.base = base
+        self.documents: int = entry["docs"]
+        self.deleted: int = entry.get("deleted", 0)
+        self._postings: dict[str, Postings] = {}
+
+    @cached_property
+    def store(self) -> DocumentsReader:
+        """Ids, texts and metadata."""
+        return DocumentsReader(self._snapshot, self.entry["name"])
+
+    def postings(self, representation: str) -> Postings:
+        """The inverted lists of a representation."""
+        if representation not in self._postings:
+            self._postings[representation] = Postings(self._snapshot, self.entry["parts"][representation])
+        return self._postings[representation]
+
+    @cached_property
+    def alive(self) -> NDArray[np.uint8]:
+        """1 for live documents, uint8[documents]; empty where none is deleted."""
+        if not self.deleted:
+            return _NONE
+        bits = np.unpackbits(
+            self._snapshot.array(self.entry["deletes"]["file"]), count=self.documents, bitorder="little"
+        )
+        return 1 - bits
+
+    def deleted_terms(self, representation: str) -> tuple[int, dict[int, int]]:
+        """(tokens, {term number: documents}) of the deleted documents, to take from the lists' counts."""
+        if not self.deleted:
+            return 0, {}
+        return self._deleted_terms(representation)
+
+    def _deleted_terms(self, representation: str) -> tuple[int, dict[int, int]]:
+        part = self.entry["deletes"]["file"].rpartition("/")[0]
+        terms = self._snapshot.array(f"{part}/{representation}.terms.npy")
+        counts = self._snapshot.array(f"{part}/{representation}.counts.npy")
+        tokens = self._snapshot.json(f"{part}/tokens.json")[representation]
+        return int(tokens), dict(zip(terms.tolist(), counts.tolist(), strict=True))
+
+
+class View:
+    """All segments of a snapshot, perhaps narrowed by a filter."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.segments: list[SegmentView] = []
+        base = 0
+        for entry in snapshot.commit["segments"]:
+            self.segments.append(SegmentView(snapshot, entry, base))
+            base += entry["docs"]
+        self.documents = base
+        self.live: int = snapshot.commit["docs"]
+        self.corpus = f"index {snapshot.uuid}"
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """Ordinal -> id."""
+        if len(self.segments) == 1:
+            return self.segments[0].store.ids
+        return JoinedIds([segment.store.ids for segment in self.segments])
+
+    def find(self, doc_id: str) -> int | None:
+        """The ordinal of a live document, or None."""
+        for segment in self.segments:
+            local = segment.store.lookup(doc_id)
+            if local is not None and (not segment.deleted or segment.alive[local]):
+                return segment.base + local
+        return None
+
+    def find_many(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Ordinals of live documents, -1 for the others, int64[len(ids)]."""
+        found = np.full(len(ids), -1, np.int64)
+        for segment in self.segments:
+            local = segment.store.lookup_many(ids).astype(np.int64)
+            hit = np.flatnonzero(local >= 0)
+            if segment.deleted:
+                hit = hit[segment.alive[local[hit]] == 1]
+            found[hit] = local[hit] + segment.base
+        return found
+
+    def segment_of(self, ordinal: int) -> SegmentView:
+        """The segment that holds an ordinal."""
+        return self.segments[bisect_right([segment.base for segment in self.segments], ordinal) - 1]
+
+    def document(self, ordinal: int) -> Document:
+        """The stored document."""
+        segment = self.segment_of(ordinal)
+        return segment.store.get(ordinal - segment.base)
+
+    def live_documents(self) -> Iterator[list[Document]]:
+        """Stored live documents in order, in batches."""
+        for segment in self.segments:
+            at = 0
+            for batch in segment.store.batches():
+                if segment.deleted:
+                    alive = segment.alive[at : at + len(batch)]
+                    yield [document for document, keep in zip(batch, alive, strict=True) if keep]
+                else:
+                    yield batch
+                at += len(batch)
+
+    def masks(self, wanted: Filter | None) -> list[NDArray[np.uint8]]:
+        """Each segment's documents that may be returned; an empty array where all may."""
+        masks = []
+        fields = schema(segment.store for segment in self.segments)
+        for segment in self.segments:
+            mask = segment.alive
+            if wanted is not None:
+                passed = wanted.mask(segment.store, fields).astype(np.uint8)
+                mask = passed * mask if len(mask) else passed
+            masks.append(mask)
+        return masks
+
+
+class JoinedIds(Sequence[str]):
+    """The ids of several segments as one sequence."""
+
+    def __init__(self, tables: Sequence[Sequence[str]]) -> None:
+        self._tables = tables
+        self._bases = [0]
+        for table in tables:
+            self._bases.append(self._bases[-1] + len(table))
+
+    def __len__(self) -> int:
+        return self._bases[-1]
+
+    @overload
+    def __getitem__(self, item: int) -> str: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[str]: ...
+    def __getitem__(self, item: int | slice) -> str | list[str]:
+        if isinstance(item, slice):
+            return [self[i] for i in range(*item.indices(len(self)))]
+        if item < 0:
+            item += len(self)
+        if not 0 <= item < len(self):
+            raise IndexError(f"ordinal {item} of {len(self)} documents")
+        at = bisect_right(self._bases, item) - 1
+        return self._tables[at][item - self._bases[at]]
+
+
+def no_document(doc_id: str) -> UserError:
+    """The error for an id that is not in the index."""
+    return UserError(f"no document {doc_id!r} in the index; ids are case-sensitive")

@@ -1,0 +1,199 @@
+"""What waits for a commit: new documents on their way into a segment, deletions, and the lock that guards them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retrieval.errors import UserError
+from retrieval.index.deletes import write_deletes
+from retrieval.index.documents import DocumentsWriter
+from retrieval.index.idset import IdSet
+from retrieval.index.method import Builder, SparseMethod
+from retrieval.index.partfiles import PartFiles
+from retrieval.index.postings import Postings
+from retrieval.index.view import View, no_document
+from retrieval.types import Document
+
+if TYPE_CHECKING:
+    from retrieval.artefact import Transaction
+
+
+class SegmentWriter:
+    """One new segment: its documents and, for each representation, its lists."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        methods: Mapping[str, SparseMethod],
+        *,
+        memory: int,
+        store_text: bool,
+        keep_documents: bool = True,
+    ) -> None:
+        self._transaction = transaction
+        self._parts = {name: transaction.part() for name in methods}
+        share = memory // max(1, len(methods))
+        self._builders: dict[str, Builder] = {
+            name: method.builder(transaction.scratch(), share) for name, method in methods.items()
+        }
+        self._part = transaction.part() if keep_documents else None
+        self._documents = DocumentsWriter(self._part, store_text=store_text) if self._part is not None else None
+        self.count = 0
+
+    def add(self, batch: Sequence[Document]) -> None:
+        """Documents in order."""
+        if self._documents is not None:
+            self._documents.add(batch)
+        for builder in self._builders.values():
+            builder.add(batch)
+        self.count += len(batch)
+
+    def finish(self) -> dict[str, Any]:
+        """Writes all files; returns the segment's entry for the commit."""
+        for name, builder in self._builders.items():
+            builder.finish(self._parts[name])
+        entry: dict[str, Any] = {
+            "docs": self.count,
+            "deleted": 0,
+            "parts": {name: part.name for name, part in self._parts.items()},
+        }
+        if self._documents is not None and self._part is not None:
+            entry["text"] = self._documents.finish()["text"]
+            entry["name"] = self._part.name
+        return entry
+
+
+class Writer:
+    """Changes of one transaction."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        view: View | None,
+        methods: Mapping[str, SparseMethod],
+        *,
+        memory: int,
+        store_text: bool,
+    ) -> None:
+        self.transaction = transaction
+        self._view = view
+        self._methods = methods
+        self._memory = memory
+        self._store_text = store_text
+        self._segment: SegmentWriter | None = None
+        self._ids = IdSet()
+        self._deleted: dict[int, set[int]] = {}  # segment of the view (or len(segments): the new one) -> documents
+
+    @property
+    def changed(self) -> bool:
+        """Whether a commit would change anything."""
+        return self._segment is not None or bool(self._deleted)
+
+    def duplicates(self, ids: Sequence[str]) -> list[int]:
+        """Places in ids of those that are known already, or stand earlier in the batch."""
+        known = self._find(ids)
+        seen: set[str] = set()
+        found = []
+        for place, doc_id in enumerate(ids):
+            if known[place] is not None or doc_id in seen:
+                found.append(place)
+            seen.add(doc_id)
+        return found
+
+    def _find(self, ids: Sequence[str]) -> list[tuple[int, int] | None]:
+        """(segment, document) of each id that is live, the new segment included."""
+        places: list[tuple[int, int] | None] = [None] * len(ids)
+        old = len(self._view.segments) if self._view else 0
+        if self._view is not None:
+            for number, segment in enumerate(self._view.segments):
+                local = segment.store.lookup_many(ids)
+                for at in np.flatnonzero(local >= 0).tolist():
+                    document = int(local[at])
+                    gone = document in self._deleted.get(number, ())
+                    if not gone and (not segment.deleted or segment.alive[document]):
+                        places[at] = (number, document)
+        waiting = self._ids.find(ids)
+        for at in np.flatnonzero(waiting >= 0).tolist():
+            if int(waiting[at]) not in self._deleted.get(old, ()):
+                places[at] = (old, int(waiting[at]))
+        return places
+
+    def add(self, batch: Sequence[Document]) -> None:
+        """New documents; the caller has dealt with duplicates."""
+        if not batch:
+            return
+        if self._segment is None:
+            self._segment = SegmentWriter(
+                self.transaction, self._methods, memory=self._memory, store_text=self._store_text
+            )
+        self._segment.add(batch)
+        self._ids.add([document.doc_id for document in batch])
+
+    def delete(self, ids: Iterable[str], *, missing_ok: bool = False) -> int:
+        """Marks documents; returns how many. Raises UserError for an id that is not there, and marks none then."""
+        ids = list(dict.fromkeys(ids))
+        places = self._find(ids)
+        for doc_id, place in zip(ids, places, strict=True):
+            if place is None and not missing_ok:
+                raise no_document(doc_id)
+        found = [place for place in places if place is not None]
+        for number, document in found:
+            self._deleted.setdefault(number, set()).add(document)
+        return len(found)
+
+    def commit(self, representations: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+        """Makes it durable; returns the generation."""
+        segments = [dict(segment.entry) for segment in self._view.segments] if self._view else []
+        old = len(segments)
+        if self._segment is not None:
+            segments.append(self._segment.finish())
+        for number, gone in sorted(self._deleted.items()):
+            entry = segments[number]
+            already = self._view.segments[number].alive if self._view and number < old else np.empty(0, np.uint8)
+            dead = np.zeros(entry["docs"], bool) if not len(already) else already == 0
+            dead[list(gone)] = True
+            if dead.all():
+                segments[number] = {}
+                continue
+            write_deletes(self.transaction, entry, dead, self._lists(number, entry))
+        kept = [entry for entry in segments if entry]
+        return self.transaction.commit(
+            {"segments": kept, "representations": dict(representations), "options": dict(options)}
+        )
+
+    def _lists(self, number: int, entry: Mapping[str, Any]) -> dict[str, Postings]:
+        """Each representation's lists of a segment, committed or about to be."""
+        if self._view is not None and number < len(self._view.segments):
+            return {name: self._view.segments[number].postings(name) for name in self._methods}
+        files = PartFiles(self.transaction)
+        return {name: Postings(files, entry["parts"][name]) for name in self._methods}
+
+
+def as_documents(documents: Iterable[Any], first: int) -> Iterable[Document]:
+    """Documents from Documents, mappings with the corpus fields, or texts (numbered from `first`). Raises UserError."""
+    from retrieval.data.fields import make_document
+
+    for number, item in enumerate(documents):
+        made: Document | str
+        if isinstance(item, Document):
+            made = make_document(item.doc_id, item.text, item.title, dict(item.metadata))
+        elif isinstance(item, str):
+            made = make_document(str(first + number), item, "")
+        elif isinstance(item, Mapping):
+            fields = dict(item)
+            doc_id = fields.pop("_id", fields.pop("id", None))
+            text = fields.pop("text", fields.pop("contents", ""))
+            title = fields.pop("title", "")
+            inner = fields.pop("metadata", None)
+            made = make_document(doc_id, text, title, {**(inner or {}), **fields})
+        else:
+            made = f"{type(item).__name__} is no document"
+        if isinstance(made, str):
+            raise UserError(
+                f"document {first + number}: {made}; give a Document, a mapping with id and text, or a string"
+            )
+        yield made
+

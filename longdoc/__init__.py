@@ -1,0 +1,1 @@
+"""Long documents: blocks, and what aggregates their scores."""

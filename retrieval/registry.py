@@ -1,0 +1,85 @@
+"""The registry: one dict of short names, filled by a decorator and by the entry points `retrieval.stages`.
+
+Files on disk and pipeline texts hold these names, never import paths. A name belongs to a kind: "stage" for
+what a pipeline text may call, "fusion" for what `+` reaches, and what other folders need (a kind is any
+word).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from retrieval.errors import CompositionError, UnknownName
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
+Factory: TypeAlias = Callable[..., Any]
+F = TypeVar("F", bound=Factory)
+
+_FACTORIES: dict[tuple[str, str], Factory] = {}
+
+# Modules of this package that register what stands in front of them, imported when it is first asked for.
+_BUILT_IN = {
+    ("fusion", "minmax"): "retrieval.rerank.fusion",
+    ("fusion", "rrf"): "retrieval.rerank.fusion",
+    ("sparse", "bm25"): "retrieval.index.bm25",
+    ("sparse", "impacts"): "retrieval.index.impacts",
+}
+
+
+def register(name: str, kind: str = "stage") -> Callable[[F], F]:
+    """Decorator of a class or function: known as `name` from now on. A later one replaces an earlier."""
+
+    def keep(factory: F) -> F:
+        _FACTORIES[kind, name] = factory
+        return factory
+
+    return keep
+
+
+def lookup(name: str, kind: str = "stage") -> Factory:
+    """The factory registered as `name`. Raises UnknownName with the nearest known one."""
+    key = (kind, name)
+    if key not in _FACTORIES and key in _BUILT_IN:
+        import_module(_BUILT_IN[key])
+    if key not in _FACTORIES:
+        for point in _entry_points().select(name=name):
+            loaded = point.load()  # a module that uses the decorator, or else the factory itself
+            if kind == "stage":
+                _FACTORIES.setdefault(key, loaded)
+    if key not in _FACTORIES:
+        raise UnknownName(kind, name, names(kind))
+    return _FACTORIES[key]
+
+
+def names(kind: str = "stage") -> list[str]:
+    """All known names of a kind, sorted."""
+    known = {name for group, name in (*_FACTORIES, *_BUILT_IN) if group == kind}
+    if kind == "stage":
+        known |= {point.name for point in _entry_points()}
+    return sorted(known)
+
+
+def make(name: str, params: Mapping[str, Any], kind: str = "stage") -> Any:
+    """Calls the factory registered as `name` with these parameters.
+
+    Raises UnknownName, and CompositionError for parameters that the factory does not take.
+    """
+    import inspect  # slow to import, as is importlib.metadata: only for who composes by name
+
+    factory = lookup(name, kind)
+    try:
+        inspect.signature(factory).bind(**params)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(factory).parameters) or "none"
+        raise CompositionError(f"{kind} {name!r}: {error}; its parameters: {takes}") from None
+    return factory(**params)
+
+
+def _entry_points() -> EntryPoints:
+    from importlib.metadata import entry_points
+
+    return entry_points(group="retrieval.stages")

@@ -1,0 +1,262 @@
+"""A reader's view of one committed generation: files verified at the opening, mapped when asked for."""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import orjson
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from retrieval.diskio import disk_errors, hash_descriptor, open_regular, storage_error
+from retrieval.errors import CorruptIndex, UserError
+from retrieval.manifest import OLD_NAME, PART_NAME, read_commit
+from retrieval.verified import VerifiedFiles
+
+TINY = 8 << 20  # an index smaller than this is hashed at every open
+_HEADER = 4096
+
+
+class PartSource(Protocol):
+    """What files of parts are read from by their path "seg-.../name": a Snapshot, or parts being written."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+    def array(self, name: str, /) -> NDArray[Any]: ...
+    def bytes(self, name: str, /) -> memoryview: ...
+    def json(self, name: str, /) -> Any: ...
+
+
+class _Gone(FileNotFoundError):
+    """A file that the commit names is not there: collected meanwhile, or missing."""
+
+
+def open_snapshot(path: str, *, full: bool = False) -> Snapshot:
+    """Open the newest commit of the index at `path`, verified.
+
+    full: hash every byte, whatever is remembered. Raises UserError (no index there), CorruptIndex,
+    UnsupportedFormat, StorageError. A reader that loses the race to the collection of its generation reads
+    COMMIT again, as long as the generation advances.
+    """
+    path = os.fspath(path)
+    while True:
+        commit = newest_commit(path)
+        try:
+            return Snapshot(path, commit, full=full)
+        except _Gone as gone:
+            generation = commit["generation"]
+            if newest_commit(path)["generation"] <= generation:
+                raise CorruptIndex(
+                    f"{gone} is missing; restore it from a copy, or go back one commit with "
+                    "`retrieve check DIR --rollback`"
+                ) from None
+
+
+def newest_commit(path: str) -> dict[str, Any]:
+    """The checked JSON of COMMIT. Raises as open_snapshot does."""
+    try:
+        return read_commit(os.path.join(path, "COMMIT"))
+    except FileNotFoundError:
+        pass
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"no index at {path!r}: the directory does not exist; make one with `retrieve index`"
+        ) from None
+    except OSError as error:
+        raise storage_error(error, "read", path) from error
+    if was_index(names):
+        raise CorruptIndex(
+            f"{os.path.join(path, 'COMMIT')} is missing; restore it from a copy, or go back one commit with "
+            "`retrieve check DIR --rollback`"
+        )
+    raise UserError(f"no index in {path!r}; make one with `retrieve index`")
+
+
+def was_index(names: list[str]) -> bool:
+    """Whether a listing without COMMIT shows that one has been lost."""
+    return "old" in names or any(PART_NAME.fullmatch(name) for name in names)
+
+
+class Snapshot:
+    """One generation of an index, which stays whole for as long as it is held, whatever writers do.
+
+    path, generation, uuid; commit: the JSON of COMMIT, not to be changed. Arrays are read-only maps of the
+    descriptors that were verified. Safe to share among threads.
+    """
+
+    def __init__(self, path: str, commit: dict[str, Any], *, full: bool = False) -> None:
+        self.path = path
+        self.commit = commit
+        self.generation: int = commit["generation"]
+        self.uuid: str = commit["index_uuid"]
+        self._descriptors: dict[str, int] = {}
+        self._maps: dict[str, mmap.mmap | bytes] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
+        try:
+            self._verify(full)
+        except BaseException:
+            self.close()
+            raise
+
+    def _verify(self, full: bool) -> None:
+        files = self.commit["files"]
+        tiny = sum(facts["size"] for facts in files.values()) < TINY
+        verified = VerifiedFiles(self.path)
+        if not (tiny or full):
+            verified.load()
+        unknown = []
+        for name in sorted(files):
+            status = self._open(name, files[name]["size"])
+            if tiny or full or not verified.knows(status, files[name]["sha256"]):
+                unknown.append((name, status))
+        work = [(name, self._descriptors[name], status.st_size) for name, status in unknown]
+        if sum(size for _, _, size in work) > 8 * TINY and (os.cpu_count() or 1) > 1:
+            with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter's lock
+                hashes = list(pool.map(self._hash, work))
+        else:
+            hashes = [self._hash(each) for each in work]
+        for (name, status), sha256 in zip(unknown, hashes, strict=True):
+            if sha256 != files[name]["sha256"]:
+                raise self._damaged(name, "its content does not match its checksum")
+            verified.remember(status, sha256)
+        if not tiny:
+            verified.save()
+
+    def _open(self, name: str, size: int) -> os.stat_result:
+        path = os.path.join(self.path, name)
+        try:
+            opened = open_regular(path)
+        except FileNotFoundError:
+            raise _Gone(path) from None
+        except NotADirectoryError:
+            raise self._damaged(name, "its folder is not a folder") from None
+        except OSError as error:
+            raise storage_error(error, "read", path) from error
+        if opened is None:
+            raise self._damaged(name, "it is not a regular file")
+        self._descriptors[name], status = opened
+        if status.st_size != size:
+            raise self._damaged(name, f"it holds {status.st_size} bytes instead of {size}")
+        return status
+
+    def _hash(self, work: tuple[str, int, int]) -> str:
+        name, fd, size = work
+        with disk_errors("read", os.path.join(self.path, name)):
+            return hash_descriptor(fd, size)
+
+    def _damaged(self, name: str, problem: str) -> CorruptIndex:
+        return CorruptIndex(
+            f"{os.path.join(self.path, name)} is damaged: {problem}; restore it from a copy, or go back "
+            "one commit with `retrieve check DIR --rollback`"
+        )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.commit["files"]
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return int(self.commit["files"][name]["size"])
+
+    def files(self, prefix: str = "") -> list[str]:
+        """Paths ("seg-.../name") of the generation's files that begin with `prefix`, sorted."""
+        return sorted(name for name in self.commit["files"] if name.startswith(prefix))
+
+    def _map(self, name: str) -> mmap.mmap | bytes:
+        held = self._maps.get(name)
+        if held is not None:
+            return held
+        size = self._facts(name)["size"]
+        fd = self._descriptors[name]
+        with disk_errors("map", os.path.join(self.path, name)):
+            if os.fstat(fd).st_size != size:  # a map that ends beyond its file kills the process
+                raise self._damaged(name, "its size has changed since it was opened")
+            # the map keeps a descriptor of its own
+            held = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
+        held = self._maps.setdefault(name, held)
+        return held
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        facts = self.commit["files"].get(name)
+        if facts is None:
+            raise CorruptIndex(
+                f"{os.path.join(self.path, 'COMMIT')} lacks {name!r}, which a segment needs; index again"
+            )
+        return facts  # type: ignore[no-any-return]
+
+    def bytes(self, name: str) -> memoryview:
+        """The content of a file, read-only, mapped."""
+        return memoryview(self._map(name))
+
+    def json(self, name: str) -> Any:
+        """The content of a small JSON file."""
+        try:
+            return orjson.loads(self.bytes(name))
+        except (ValueError, RecursionError):
+            raise self._damaged(name, "it does not hold JSON") from None
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A .npy file as a read-only array, mapped. Object arrays and sizes that do not fit are refused."""
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = self._as_array(name)
+        return array
+
+    def _as_array(self, name: str) -> NDArray[Any]:
+        data = self._map(name)
+        head = io.BytesIO(data[:_HEADER])
+        try:
+            version = npy.read_magic(head)
+            if version != (1, 0):
+                raise ValueError(f"npy version {version}")
+            shape, fortran, dtype = npy.read_array_header_1_0(head)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            raise self._damaged(name, "it does not begin as a .npy file does") from None
+        count = math.prod(shape)
+        if dtype.hasobject or dtype.itemsize < 1 or (fortran and len(shape) > 1) or min(shape, default=0) < 0:
+            raise self._damaged(name, "its array is of a kind that is not stored")
+        if head.tell() + count * dtype.itemsize != len(data):
+            raise self._damaged(name, "its array and its size do not fit")
+        return np.frombuffer(data, dtype, count, head.tell()).reshape(shape)
+
+    def parts(self) -> Iterator[str]:
+        """Names of the part directories of this generation."""
+        yield from sorted({name.split("/", 1)[0] for name in self.commit["files"]})
+
+    def close(self) -> None:
+        """Let go of the descriptors. Arrays that are still held stay valid."""
+        descriptors, self._descriptors = self._descriptors, {}
+        for fd in descriptors.values():
+            os.close(fd)
+        self._maps, self._arrays = {}, {}
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptors", None):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Snapshot: {self.path!r}, generation {self.generation}>"
+
+
+def old_commits(path: str) -> list[int]:
+    """Generations that old/ holds, ascending."""
+    try:
+        names = os.listdir(os.path.join(path, "old"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise storage_error(error, "read", os.path.join(path, "old")) from error
+    return sorted(int(match[1]) for match in map(OLD_NAME.fullmatch, names) if match)

@@ -1,0 +1,61 @@
+"""Names, kinds, suggestions, entry points."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+
+from retrieval import registry
+from retrieval.errors import CompositionError, UnknownName
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_FACTORIES", {})
+
+
+def test_what_is_registered_is_found_by_kind() -> None:
+    @registry.register("mine")
+    def factory(k1: float = 0.9) -> str:
+        return f"mine {k1}"
+
+    assert registry.lookup("mine") is factory
+    assert registry.names() == ["mine"]
+    assert registry.make("mine", {"k1": 2}) == "mine 2"
+    with pytest.raises(UnknownName):
+        registry.lookup("mine", kind="fusion")
+
+
+def test_an_unknown_name_gets_a_suggestion() -> None:
+    registry.register("tildev2")(str)
+    with pytest.raises(UnknownName, match=r"unknown stage 'tilde2'; did you mean 'tildev2'\?"):
+        registry.lookup("tilde2")
+
+
+def test_parameters_that_the_factory_does_not_take_are_named() -> None:
+    registry.register("mine")(lambda k1, b=0.4: None)
+    with pytest.raises(CompositionError, match="unexpected keyword argument 'k9'; its parameters: k1, b"):
+        registry.make("mine", {"k1": 1, "k9": 2})
+    with pytest.raises(CompositionError, match="missing a required argument"):
+        registry.make("mine", {})
+
+
+def test_an_error_inside_a_factory_is_not_taken_for_wrong_parameters() -> None:
+    def broken() -> None:
+        raise TypeError("inside")
+
+    registry.register("broken")(broken)
+    with pytest.raises(TypeError, match="inside"):
+        registry.make("broken", {})
+
+
+def test_entry_points_are_loaded_when_their_name_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = EntryPoints([EntryPoint("plugin", "collections:OrderedDict", "retrieval.stages")])
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", points.select)
+    assert registry.names() == ["plugin"]
+    assert registry.lookup("plugin").__name__ == "OrderedDict"
+    with pytest.raises(UnknownName):
+        registry.lookup("plugin", kind="fusion")
