@@ -17,6 +17,7 @@ from retrieval.types import Document
 Numbered = tuple[int, Document]
 
 _KEPT = 20  # bad lines that are remembered; all are counted
+_BATCH_BYTES = 8 << 20  # of lines, after which a batch is complete whatever its length
 _PARSERS = {"jsonl": jsonl.parse, "tsv": tsv.parse, "trec": trec.parse}
 _SUFFIXES = {
     ".jsonl": "jsonl",
@@ -130,9 +131,9 @@ class Corpus:
                 yield document
 
     def batches(self, size: int = 1000) -> Iterator[list[Numbered]]:
-        """Lists of (line, Document), each of `size` but for the last."""
+        """Lists of (line, Document), each of `size` but for the last; fewer where documents are long."""
         held: list[Numbered] = []
-        empty = True
+        empty, done = True, 0
         for chunk in self._chunks():
             held += chunk
             at = 0
@@ -140,11 +141,17 @@ class Corpus:
                 yield held[at : at + size]
                 at += size
             if at:
-                held, empty = held[at:], False
+                held, empty, done = held[at:], False, self._taken()
+            elif held and self._taken() - done > _BATCH_BYTES:
+                yield held
+                held, empty, done = [], False, self._taken()
         if held:
             yield held
         elif empty:
             raise UserError(self._no_documents())
+
+    def _taken(self) -> int:
+        return 0 if self._text is None else self._text.bytes_decompressed
 
     def _no_documents(self) -> str:
         if self.skipped:

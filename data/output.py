@@ -9,7 +9,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
@@ -24,11 +24,14 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Callable[[bytes], object]]:
     What stands there and is no regular file (/dev/stdout, a pipe) is written to directly. Raises UserError
     for a place that cannot be written, StorageError where the disk fails.
     """
-    place = Path(os.path.realpath(path))  # a link stays a link
     with disk_errors("write", path, placing=True), contextlib.ExitStack() as stack:
         try:
-            direct = place.exists() and not stat.S_ISREG(place.stat().st_mode)
-            made = place if direct else place.with_name(f".{place.name[:200]}.{secrets.token_hex(6)}.tmp")
+            place = Path(os.path.realpath(path))  # a link stays a link
+            # /dev/stdout is written to where it leads, even to a file: others may write there too.
+            direct = os.fspath(path).startswith("/dev/") or (
+                os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode)
+            )
+            made = Path(path) if direct else place.with_name(f".{place.name[:50]}.{secrets.token_hex(6)}.tmp")
             file = stack.enter_context(open(made, "wb" if direct else "xb"))
         except ValueError:  # a NUL in the path
             raise UserError(f"cannot write {str(path)!r}: no file can have that name") from None
@@ -39,19 +42,15 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Callable[[bytes], object]]:
                     yield packed.write
             else:
                 yield file.write
-            _finish(file, made, place)
+            file.flush()
+            if not direct:
+                os.fsync(file.fileno())
+                os.replace(made, place)
         except BaseException:
             if not direct:
                 with contextlib.suppress(OSError):
                     made.unlink()
             raise
-
-
-def _finish(file: IO[bytes], made: Path, place: Path) -> None:
-    file.flush()
-    if made != place:
-        os.fsync(file.fileno())
-        os.replace(made, place)
 
 
 def json_line(record: Any) -> bytes:

@@ -81,6 +81,7 @@ class WordAnalyzer:
         self.stemmer = stemmer
         self._stem = stem
         self._prepare = prepare
+        self._ascii_is_plain = prepare is normalise
         self._cache = _Terms(self)
         self._plain = bytes(self.rules.class_bytes(chr(code).lower())[0] for code in range(128))
         self._split = bytes(
@@ -102,10 +103,10 @@ class WordAnalyzer:
 
     def terms_of(self, words: Sequence[str]) -> list[str]:
         """The term of each word that the rules cut; "" for a stop word."""
-        plain = list(map(self._prepare, words))
+        plain = words if self._ascii_is_plain and all(map(str.isascii, words)) else list(map(self._prepare, words))
         stemmed = self._stem(plain) if self._stem else plain
         stop = self.stop
-        return ["" if word in stop else truncate(term) for word, term in zip(plain, stemmed)]
+        return ["" if word in stop else term if len(term) < 64 else truncate(term) for word, term in zip(plain, stemmed)]
 
     def terms(self, text: str) -> list[str]:
         """The terms of a text in order, repeats kept, stop words removed."""

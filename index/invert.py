@@ -177,3 +177,51 @@ def merge_runs(
         term += 1
     dir_ptr[term] = n_dir
     return term, out, n_dir, n_big
+
+
+@nb.njit(**_JIT)
+def cut_run(
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, at, entry, last, sequence, numbers, chunk,
+    target, begin, end,
+):  # fmt: skip
+    """The lists of one chunk, renumbered: a run like invert_run's of the documents whose target lies in [begin, end).
+
+    at, entry, last int64[V]: each list's cursor and directory range; sequence: old term numbers by ascending new one;
+    numbers: old -> new term number; target int64[documents]: new document number, -1 for those that leave.
+    """
+    total = np.int64(0)
+    for i in range(len(entry)):
+        if entry[i] < last[i] and dir_chunk[entry[i]] == chunk:
+            total += np.int64(dir_count[entry[i]]) + 1
+    out_docs = np.empty(total, np.uint16)
+    out_values = np.empty(total, np.uint8)
+    terms = np.empty(len(sequence), np.uint32)
+    counts = np.empty(len(sequence), np.uint32)
+    big = np.empty(len(big_place), np.int32)
+    n_terms = 0
+    n_big = 0
+    w = np.int64(0)
+    base = np.int64(chunk) * 65536
+    for x in range(len(sequence)):
+        t = sequence[x]
+        if entry[t] >= last[t] or dir_chunk[entry[t]] != chunk:
+            continue
+        before = w
+        for p in range(at[t], at[t] + np.int64(dir_count[entry[t]]) + 1):
+            new = target[base + np.int64(docs[p])]
+            if new < begin or new >= end:
+                continue
+            v = values[p]
+            out_docs[w] = np.uint16(new & 65535)
+            out_values[w] = v
+            w += 1
+            if v == BIG and len(big_place) > 0:
+                b = np.searchsorted(big_place, p)
+                if b < len(big_place) and big_place[b] == p:
+                    big[n_big] = big_tf[b]
+                    n_big += 1
+        if w > before:
+            terms[n_terms] = numbers[t]
+            counts[n_terms] = w - before
+            n_terms += 1
+    return terms[:n_terms].copy(), counts[:n_terms].copy(), out_docs[:w].copy(), out_values[:w].copy(), big[:n_big].copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,6 +45,7 @@ class Postings:
         self.compact: bool = self.facts["compact"]
         self.weighted: bool = self.facts["weighted"]
         self.lexicon = Lexicon(snapshot, part)
+        self._local = threading.local()
 
     def _array(self, name: str, default: Any = None) -> Array:
         path = f"{self.part}/{name}.npy"
@@ -93,6 +95,18 @@ class Postings:
         places = np.empty_like(self.order)
         places[self.order] = np.arange(len(self.order), dtype=np.int32)
         return places
+
+    @cached_property
+    def rows(self) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]]:
+        """The forward view: (row ends int64[n + 1], term numbers, values), by document number in the lists."""
+        return self._array("row_ends"), self._array("row_terms"), self._array("row_values")
+
+    def dense(self) -> NDArray[np.int32]:
+        """This thread's table of query weights by term number, all zero."""
+        if not hasattr(self._local, "dense"):
+            self._local.dense = np.zeros(len(self.df), np.int32)
+        table: NDArray[np.int32] = self._local.dense
+        return table
 
     @cached_property
     def _plain(self) -> Lists:

@@ -46,6 +46,7 @@ class PostingsWriter:
         self._waiting_tokens = 0
         self._runs: list[Run] = []
         self._chunks: list[int] = []
+        self._run_documents: list[int] = []
         self._held = 0
         self._spilled: list[int] = []  # postings of the runs whose documents and values are in scratch files
         self._lengths: list[NDArray[np.int32]] = []
@@ -88,15 +89,18 @@ class PostingsWriter:
         else:
             run = invert_run(tokens, offsets, first % CHUNK, self._vocabulary)
         self._waiting, self._waiting_docs, self._waiting_tokens = [], 0, 0
-        self.add_run(run, first // CHUNK)
+        self._keep(run, first // CHUNK, self.documents - first)
 
-    def add_run(self, run: Run, chunk: int, lengths: NDArray[np.int32] | None = None) -> None:
-        """A ready run of documents of one chunk; with lengths int32[n], of n new documents (merging)."""
-        if lengths is not None:
-            self._lengths.append(lengths)
-            self.documents += len(lengths)
+    def add_run(self, run: Run, lengths: NDArray[np.int32]) -> None:
+        """A ready run of the next len(lengths) documents, which do not cross a chunk's border (merging)."""
+        self._lengths.append(lengths)
+        self._keep(run, self.documents // CHUNK, len(lengths))
+        self.documents += len(lengths)
+
+    def _keep(self, run: Run, chunk: int, documents: int) -> None:
         self._runs.append(run)
         self._chunks.append(chunk)
+        self._run_documents.append(documents)
         self._held += sum(array.nbytes for array in run)
         if self._held > self._budget // 2:
             self._spill()
@@ -125,11 +129,12 @@ class PostingsWriter:
         terms: Sequence[str],
         *,
         compact: bool = False,
+        forward: bool = False,
         order: NDArray[np.int32] | None = None,
     ) -> dict[str, Any]:
         """Writes every file of the part; returns its facts for the commit.
 
-        terms: term number -> term. order int32[n]: document number in the lists -> document ordinal, where they differ.
+        terms: term number -> term. forward: also the documents' rows (impacts only). order int32[n]: document number in the lists -> document ordinal, where they differ.
         """
         self._flush()
         if self._spilled:
@@ -162,6 +167,8 @@ class PostingsWriter:
                 )
                 files.write(docs[:n], values[:n], state, before, term)
         write_lexicon(part, terms)
+        if forward and self._weighted:
+            self._write_rows(part, sizes, lengths, all_docs, all_values)
         if not self._weighted:
             part.array("lengths.npy", distinct.astype(np.int32))
             part.array("codes.npy", code)
@@ -184,9 +191,39 @@ class PostingsWriter:
             "terms": vocabulary,
             "compact": compact,
             "weighted": self._weighted,
+            "forward": forward and self._weighted,
         }
         part.json("facts.json", facts)
         return facts
+
+
+    def _write_rows(
+        self,
+        part: Part,
+        sizes: Sequence[int],
+        lengths: NDArray[np.int32],
+        all_docs: NDArray[np.uint16],
+        all_values: NDArray[np.uint8],
+    ) -> None:
+        """The forward view, a run after another: their documents follow each other."""
+        from retrieval.index.forward import transpose_run
+
+        ends = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=ends[1:])
+        with (
+            part.array_stream("row_terms.npy", np.uint32, int(ends[-1])) as row_terms,
+            part.array_stream("row_values.npy", np.uint8, int(ends[-1])) as row_values,
+        ):
+            at = document = 0
+            for run, size, n in zip(self._runs, sizes, self._run_documents, strict=True):
+                _, terms, values = transpose_run(
+                    run[0], run[1], all_docs[at : at + size], all_values[at : at + size], document % CHUNK, n
+                )
+                row_terms.write(terms)
+                row_values.write(values)
+                at += size
+                document += n
+        part.array("row_ends.npy", ends)
 
 
 class _Merge:

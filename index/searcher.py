@@ -139,8 +139,16 @@ class Searcher:
         pairs = [(n, w) for t, w in zip(terms, weights) if (n := postings.lexicon.find(t)) >= 0]
         if len(postings.order):
             docs = postings.places[docs].astype(np.int64)
-        order = np.argsort(docs, kind="stable")
         sums = np.zeros(len(docs), np.int32)
+        if postings.facts.get("forward"):
+            from retrieval.index.forward import rescore_rows
+
+            rescore_rows(
+                *postings.rows, docs, np.array([n for n, _ in pairs], np.int64),
+                np.array([w for _, w in pairs], np.float64).astype(np.int32), postings.dense(), sums,
+            )  # fmt: skip
+            return sums
+        order = np.argsort(docs, kind="stable")
         lists, first, dir_first, dir_last = postings.lists([n for n, _ in pairs])
         q = np.array([w for _, w in pairs], np.float64)
         rescore(

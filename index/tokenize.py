@@ -6,7 +6,7 @@ Imported only by `Analyzer.encoder()`: it needs numba, and the cold path does no
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numba import njit
@@ -16,6 +16,8 @@ from retrieval.index.unicode import DEAD, MAX_BYTES, START, WIDTH
 
 if TYPE_CHECKING:
     from retrieval.index.analysis import WordAnalyzer
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _M1 = np.uint64(0x9E3779B97F4A7C15)
 _M2 = np.uint64(0xD6E8FEB86659FD93)
@@ -29,6 +31,7 @@ _U0, _U1, _U2, _U4, _U7, _U8 = (np.uint64(i) for i in (0, 1, 2, 4, 7, 8))
 _MAX_UNIT_BYTES = 3  # UTF-8 bytes of one UTF-16 unit, at most
 _NO_LIMIT = 1 << 62
 PADDING = 24  # bytes that may be read past the end of a batch
+_BLOCK = 512  # words that are cut before they are looked up
 POSITION, TOKENS, TEXTS, WORDS, BLOB = 0, 1, 2, 3, 4  # places of `state`
 
 
@@ -136,6 +139,16 @@ def _word(buffer, start, length, max_units, classes, steps, accepting):
 
 
 @njit(cache=True, nogil=True)
+def _same(blob, start, end, buffer, place, size):
+    if end - start != size:
+        return False
+    for i in range(size):  # noqa: SIM110
+        if blob[start + i] != buffer[place + i]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def scan(buffer, length, classes, steps, accepting, max_units, table, blob, starts, ids, ends, state):
     """Cut the texts in buffer[:length] (lower-cased UTF-8, each ended by a NUL) into numbered words.
 
@@ -146,89 +159,79 @@ def scan(buffer, length, classes, steps, accepting, max_units, table, blob, star
     """
     slots = np.uint64(table.size // 4 - 1)
     most_words = min(table.size // 8, starts.size - 1)
-    position, tokens, texts, words, used = (
-        state[POSITION],
-        state[TOKENS],
-        state[TEXTS],
-        state[WORDS],
-        state[BLOB],
-    )
+    position, tokens, texts, words, used = state[POSITION], state[TOKENS], state[TEXTS], state[WORDS], state[BLOB]
+    keys = np.empty((_BLOCK, 2), dtype=np.uint64)
+    places = np.empty((_BLOCK, 2), dtype=np.int64)
     done = True
     while position < length:
-        first = np.uint64(position)
-        chunk = _load(buffer, first)
-        byte = chunk & np.uint64(0xFF)
-        if byte < np.uint64(0x80) and classes[byte] == 0:
-            if byte == _U0:
-                ends[texts] = tokens
-                texts += 1
-            position += 1
-            continue
-        # The quick way: ASCII letters and digits, at most 16, then a separator.
-        stop = _stops(chunk)
-        key1, size = _U0, 17
-        if stop:
-            lowest = stop & (~stop + _U1)
-            size = _bytes_below(lowest)
-            key0 = chunk & ((lowest >> _U7) - _U1)
-        else:
-            key0, key1 = chunk, _load(buffer, first + _U8)
-            stop = _stops(key1)
+        if words + _BLOCK > most_words or used + _BLOCK * MAX_BYTES > blob.size:
+            done = False
+            break
+        # First cut a block of words, then look them all up: cache misses of the second loop overlap.
+        found = 0
+        while position < length and found < _BLOCK:
+            first = np.uint64(position)
+            chunk = _load(buffer, first)
+            byte = chunk & np.uint64(0xFF)
+            if byte < np.uint64(0x80) and classes[byte] == 0:
+                if byte == _U0:
+                    ends[texts] = tokens + found
+                    texts += 1
+                position += 1
+                continue
+            # The quick way: ASCII letters and digits, at most 16, then a separator.
+            stop = _stops(chunk)
+            key0, key1, size = chunk, _U0, 17
             if stop:
                 lowest = stop & (~stop + _U1)
-                size = 8 + _bytes_below(lowest)
-                key1 &= (lowest >> _U7) - _U1
-        end = position + size
-        byte = np.uint64(buffer[np.uint64(end)])
-        if size > 16 or byte >= np.uint64(0x80) or classes[byte] != 0:
-            end, after = _word(buffer, position, length, max_units, classes, steps, accepting)
-            if end == position:
-                position = after
-                continue
-            size = end - position
-            if size > MAX_BYTES:
-                size = MAX_BYTES
-                while (buffer[position + size] & 0xC0) == 0x80:
-                    size -= 1
-            key0, key1 = _keys(buffer, position, size)
-        slot = (_hash(key0, key1) >> np.uint64(20)) & slots
-        while True:
-            at = slot * _U4
-            word = np.int64(table[at + _U2]) - 1
-            if word < 0:
-                break
-            if table[at] == key0 and table[at + _U1] == key1:
-                if size <= 16:
+                size = _bytes_below(lowest)
+                key0 &= (lowest >> _U7) - _U1
+            else:
+                key1 = _load(buffer, first + _U8)
+                stop = _stops(key1)
+                if stop:
+                    lowest = stop & (~stop + _U1)
+                    size = 8 + _bytes_below(lowest)
+                    key1 &= (lowest >> _U7) - _U1
+            end = position + size
+            byte = np.uint64(buffer[np.uint64(end)])
+            if size > 16 or byte >= np.uint64(0x80) or classes[byte] != 0:
+                end, after = _word(buffer, position, length, max_units, classes, steps, accepting)
+                if end == position:
+                    position = after
+                    continue
+                size = end - position
+                if size > MAX_BYTES:
+                    size = MAX_BYTES
+                    while (buffer[position + size] & 0xC0) == 0x80:
+                        size -= 1
+                key0, key1 = _keys(buffer, position, size)
+            keys[found, 0], keys[found, 1] = key0, key1
+            places[found, 0], places[found, 1] = position, size
+            found += 1
+            position = end
+        for i in range(found):
+            key0, key1 = keys[i, 0], keys[i, 1]
+            slot = (_hash(key0, key1) >> np.uint64(20)) & slots
+            while True:
+                at = slot * _U4
+                word = np.int64(table[at + _U2]) - 1
+                if word < 0:
+                    word = words
+                    table[at], table[at + _U1], table[at + _U2] = key0, key1, np.uint64(word + 1)
+                    for place in range(places[i, 0], places[i, 0] + places[i, 1]):
+                        blob[used] = buffer[place]
+                        used += 1
+                    words += 1
+                    starts[words] = used
                     break
-                begin = starts[word]
-                same = starts[word + 1] - begin == size
-                for i in range(size):
-                    if not same:
+                if table[at] == key0 and table[at + _U1] == key1:
+                    if key1 < _LONG or _same(blob, starts[word], starts[word + 1], buffer, places[i, 0], places[i, 1]):
                         break
-                    same = blob[begin + i] == buffer[position + i]
-                if same:
-                    break
-            slot = (slot + _U1) & slots
-        if word < 0:
-            if words >= most_words or used + size > blob.size:
-                done = False
-                break
-            word = words
-            table[at], table[at + _U1], table[at + _U2] = key0, key1, np.uint64(word + 1)
-            blob[used : used + size] = buffer[position : position + size]
-            used += size
-            words += 1
-            starts[words] = used
-        ids[tokens] = word
-        tokens += 1
-        position = end
-    state[POSITION], state[TOKENS], state[TEXTS], state[WORDS], state[BLOB] = (
-        position,
-        tokens,
-        texts,
-        words,
-        used,
-    )
+                slot = (slot + _U1) & slots
+            ids[tokens + i] = word
+        tokens += found
+    state[POSITION], state[TOKENS], state[TEXTS], state[WORDS], state[BLOB] = position, tokens, texts, words, used
     return done
 
 
@@ -272,7 +275,7 @@ class WordEncoder:
         self._blob = np.empty(1 << 20, dtype=np.uint8)
         self._starts = np.zeros((1 << 15) + 1, dtype=np.int64)
         self._term_of_word = np.empty(1 << 15, dtype=np.int32)
-        self._term_ids: dict[str, int] = {}
+        self._term_ids = {"": -1}
         self._words = 0
         self._blob_used = 0
         self._term_bytes = 0
@@ -320,37 +323,36 @@ class WordEncoder:
         ])  # fmt: skip
 
     def _grow(self, words: int, used: int) -> None:
-        if words >= self._table.size // 8 or words >= self._starts.size - 1:
+        if words + _BLOCK > min(self._table.size // 8, self._starts.size - 1):
             table = np.zeros(self._table.size * 2, dtype=np.uint64)
             rehash(self._table, table)
             self._table = table
-            starts = np.zeros(table.size // 8 + 1, dtype=np.int64)
-            starts[: self._starts.size] = self._starts
-            self._starts = starts
-        if used + MAX_BYTES > self._blob.size:
-            blob = np.empty(self._blob.size * 2, dtype=np.uint8)
-            blob[:used] = self._blob[:used]
-            self._blob = blob
+            self._starts = _longer(self._starts, words + 1, table.size // 8 + 1)
+        if used + _BLOCK * MAX_BYTES > self._blob.size:
+            self._blob = _longer(self._blob, used, self._blob.size * 2)
 
     def _name(self, first: int) -> None:
         """Give the new words their terms: each distinct word is stopped and stemmed once."""
-        bounds = self._starts[first : self._words + 1].tolist()
-        blob = self._blob[bounds[0] : bounds[-1]].tobytes()
-        base = bounds[0]
-        words = [blob[low - base : high - base].decode() for low, high in pairwise(bounds)]
+        bounds = self._starts[first : self._words + 1]
+        text = self._blob[bounds[0] : bounds[-1]].tobytes()
+        bounds = (bounds - bounds[0]).tolist()
+        if text.isascii():
+            plain = text.decode()
+            words = [plain[low:high] for low, high in pairwise(bounds)]
+        else:
+            words = [text[low:high].decode() for low, high in pairwise(bounds)]
+        terms = self._analyzer.terms_of(words)
+        ids = self._term_ids
+        new = [term for term in dict.fromkeys(terms) if term not in ids]
+        ids.update(zip(new, range(len(self.terms), len(self.terms) + len(new))))
+        self.terms += new
+        self._term_bytes += sum(map(len, new))
         if self._term_of_word.size < self._words:
-            grown = np.empty(self._starts.size, dtype=np.int32)
-            grown[:first] = self._term_of_word[:first]
-            self._term_of_word = grown
-        ids, terms = self._term_ids, self.terms
-        of_word = []
-        for term in self._analyzer.terms_of(words):
-            if not term:
-                of_word.append(-1)
-                continue
-            number = ids.setdefault(term, len(terms))
-            if number == len(terms):
-                terms.append(term)
-                self._term_bytes += len(term)
-            of_word.append(number)
-        self._term_of_word[first : self._words] = of_word
+            self._term_of_word = _longer(self._term_of_word, first, self._starts.size)
+        self._term_of_word[first : self._words] = list(map(ids.__getitem__, terms))
+
+
+def _longer(array: NDArray[Scalar], used: int, size: int) -> NDArray[Scalar]:
+    longer = np.empty(size, dtype=array.dtype)
+    longer[:used] = array[:used]
+    return longer

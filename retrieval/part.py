@@ -36,9 +36,7 @@ class Part:
 
     def array(self, name: str, array: NDArray[Any]) -> None:
         """Write an array as .npy version 1.0 (no objects), without copying it when it is C-contiguous."""
-        if array.dtype.hasobject:
-            raise TypeError(f"{name}: an array of objects cannot be stored")
-        array = np.ascontiguousarray(array)
+        array = np.ascontiguousarray(array, stored_dtype(name, array.dtype))
         with self.stream(name) as file:
             file.write(npy_header(array.dtype, array.shape))
             file.write(array.reshape(-1).view(np.uint8))
@@ -125,11 +123,9 @@ class ArrayStream:
     """A one-dimensional array of a part being written; see Part.array_stream."""
 
     def __init__(self, part: Part, name: str, dtype: np.dtype[Any], length: int | None) -> None:
-        if dtype.hasobject:
-            raise TypeError(f"{name}: an array of objects cannot be stored")
         self._part = part
         self._name = name
-        self._dtype = dtype
+        self._dtype = dtype = stored_dtype(name, dtype)
         self._promised = length
         self.length = 0
         self._file = part._create(name, hashing=length is not None)
@@ -160,6 +156,13 @@ class ArrayStream:
             self.close()
         else:
             self._file.discard()
+
+
+def stored_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The little-endian dtype that is written for `dtype`; raises TypeError for other than numbers and flags."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise TypeError(f"{name}: an array of {dtype} cannot be stored; flags, integers and floats can")
+    return dtype.newbyteorder("<")
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

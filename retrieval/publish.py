@@ -74,9 +74,11 @@ def prepare(path: str, commit: dict[str, Any], former: dict[str, Any] | None) ->
             with disk_errors("write to", os.path.dirname(kept)):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(os.path.dirname(kept))
-                with contextlib.suppress(FileNotFoundError):  # left by a commit that was withdrawn
+                try:
+                    _link(final, kept)
+                except FileExistsError:  # left by a commit that was withdrawn
                     os.unlink(kept)
-                _link(final, kept)
+                    _link(final, kept)
                 sync_directory(os.path.dirname(kept))
         elif os.path.lexists(final):
             kept = temporary_path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_impacts_are_sorted_sets_of_terms(tmp_path: Path) -> None:
     weights = np.load(folder / "weights.npy")
     assert len(offsets) == 301
     assert offsets[-1] == len(terms) == len(weights) == about(folder)["postings"]
-    for start, end in zip(offsets[:-1], offsets[1:]):
+    for start, end in pairwise(offsets):
         assert (np.diff(terms[start:end].astype(int)) > 0).all()
     assert weights.min() >= 1
     for query in load_queries(folder):
@@ -60,20 +61,21 @@ def test_agreement_forgives_ties_at_the_cut_only() -> None:
 
 def test_exponents() -> None:
     keys = ("wall", "cpu", "peak_bytes", "list_bytes", "query_cpu")
-    points = [{"docs": n, **{key: 3e-5 * n**1.5 for key in keys}} for n in (10, 100, 1000)]
+    points = [{"docs": n, **dict.fromkeys(keys, 3e-5 * n**1.5)} for n in (10, 100, 1000)]
     assert engines_report.exponents(points) == pytest.approx(dict.fromkeys(keys, 1.5))
 
 
 def test_our_side_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     small = ["--docs", "400", "--queries", "12", "--rounds", "1", "--cold", "1"]
-    engines.main([*small, "--work", str(tmp_path), "--corpora", "passages", "--json", str(out)])
+    small += ["--engines", "ours", "--corpora", "passages"]
+    engines.main([*small, "--work", str(tmp_path), "--json", str(out)])
     found = json.loads(out.read_text())["corpora"]["passages-400-12"]
     assert found["failed"] == {}
-    assert set(found["engines"]) == {"ours", "ours-compact"}
+    assert set(found["engines"]) == {"ours"}
     for engine in found["engines"].values():
         assert engine["build"]["plain"]["list_bytes"] > 0
         assert engine["modes"]["hits"]["search"]["10"]["queries"] == 12
-    compared = found["agreement"]["modes"]["ours-compact: hits"]
+    compared = found["agreement"]["modes"]["ours: hits"]
     assert (compared["same_documents"], compared["score_difference"]) == (12, 0.0)
-    assert "ours-compact: hits" in capsys.readouterr().out
+    assert "ours: hits" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.data.corpus import open_corpus
@@ -20,7 +20,11 @@ IDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, m
     lambda name: not any(c.isspace() for c in name)
 )
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
@@ -36,6 +40,7 @@ def one(tmp_path: Path, line: str | bytes) -> Document:
     return document
 
 
+@settings(deadline=None)
 @given(st.lists(DOCUMENTS, min_size=1, max_size=8), st.sampled_from([".jsonl", ".jsonl.gz"]))
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, documents: list[Document], suffix: str
@@ -50,7 +55,10 @@ def test_what_is_written_is_read_back(
     [
         ({"_id": "1", "text": "t"}, Document("1", "t")),
         ({"id": "1", "contents": "t"}, Document("1", "t")),
-        ({"_id": "1", "id": "2", "text": "t", "contents": "c"}, Document("1", "t", "", {"id": "2", "contents": "c"})),
+        (
+            {"_id": "1", "id": "2", "text": "t", "contents": "c"},
+            Document("1", "t", "", {"id": "2", "contents": "c"}),
+        ),
         ({"_id": "1", "title": "only"}, Document("1", "", "only")),
         ({"_id": "1", "title": None, "text": "t", "metadata": None}, Document("1", "t")),
         ({"_id": "1", "text": "t", "year": 3}, Document("1", "t", "", {"year": 3})),

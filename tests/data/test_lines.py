@@ -10,7 +10,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.data import lines
@@ -18,7 +18,9 @@ from retrieval.data.lines import Limits, Source, text_lines
 from retrieval.errors import BadLine, StorageError, UserError
 
 
-def read(path: Path | str, limits: Limits | None = None) -> tuple[list[tuple[int, bytes]], list[tuple[int, str]]]:
+def read(
+    path: Path | str, limits: Limits | None = None
+) -> tuple[list[tuple[int, bytes]], list[tuple[int, str]]]:
     """All (number, line) of a source, and all (number, problem) rejected."""
     bad: list[tuple[int, str]] = []
     with Source(str(path), limits) as source:
@@ -26,12 +28,15 @@ def read(path: Path | str, limits: Limits | None = None) -> tuple[list[tuple[int
         return [(at, line) for number, found in blocks for at, line in enumerate(found, number)], bad
 
 
+@settings(deadline=None)
 @given(
     content=st.lists(st.binary(max_size=40).filter(lambda line: b"\0" not in line), max_size=30),
     cap=st.integers(4, 64),
     packed=st.booleans(),
 )
-def test_blocks_are_the_lines(tmp_path_factory: pytest.TempPathFactory, content: list[bytes], cap: int, packed: bool) -> None:
+def test_blocks_are_the_lines(
+    tmp_path_factory: pytest.TempPathFactory, content: list[bytes], cap: int, packed: bool
+) -> None:
     data = b"\n".join(content)
     if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b") or data.startswith(b"\xef\xbb\xbf"):
         return

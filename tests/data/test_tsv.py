@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.data.corpus import open_corpus
@@ -64,16 +64,22 @@ def test_repair_is_an_option(tmp_path: Path) -> None:
     assert read(tmp_path, f"0\t{twice}\n", repair_encoding=True)[0].text == "caf\u00e9 \u2019 \U0001f600"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")))
 def test_repair_undoes_double_encoding_of_marked_text(text: str) -> None:
     once_more = text.encode().decode("latin-1")
     assert repair(once_more) == text
 
 
-LATIN = st.text(st.characters(max_codepoint=0xFF, exclude_characters="\n") | st.sampled_from("\u2019é\U0001f600"))
-TWICE = st.text(st.characters(exclude_categories=["Cs"])).map(lambda t: t.encode().decode("latin-1").replace("\n", ""))
+LATIN = st.text(
+    st.characters(max_codepoint=0xFF, exclude_characters="\n") | st.sampled_from("\u2019é\U0001f600")
+)
+TWICE = st.text(st.characters(exclude_categories=["Cs"])).map(
+    lambda t: t.encode().decode("latin-1").replace("\n", "")
+)
 
 
+@settings(deadline=None)
 @given(st.lists(LATIN | TWICE, max_size=6).map("".join))
 def test_repair_is_that_of_ir_datasets(text: str) -> None:
     passages = pytest.importorskip("ir_datasets.datasets.msmarco_passage")
