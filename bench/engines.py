@@ -29,7 +29,7 @@ CUT = ("ours", "pisa", "seismic")
 # Builds to compare: plain, and with the text stored beside the lists where an engine can.
 OPTIONS = {"ours": ("", "stored"), "tantivy": ("", "stored"), "lucene": ("", "stored")}
 SMALL_ONLY = {"rank-bm25": 60_000}  # scores every document for every query in Python
-SLOW = {"rank-bm25": 5, "bm25s": 200}  # so many queries are enough to know
+SLOW = {"rank-bm25": 5, "bm25s": 200, "lucene": 200}  # so many queries are enough to know
 DEPTHS = (10, 1000)
 
 

@@ -1,4 +1,4 @@
-"""evaluate: a run against judgements, every measure for every judged query, with the tie rule of each measure."""
+"""evaluate: a run against judgements, each measure for each judged query, by the tie rule of that measure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Evaluation:
         parts = []
         if self.unanswered:
             parts.append(
-                f"{self.unanswered:,} of {len(self.query_ids):,} judged queries are not in the run and count 0"
+                f"{self.unanswered:,} of {len(self.query_ids):,} judged queries have no hits and count 0"
             )
         if self.unjudged:
             parts.append(f"{self.unjudged:,} queries of the run are not judged and were left out")
@@ -68,9 +68,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores a run. `run` is a Run, or {query id: {document id: score}}, whose scores keep double precision.
 
-    judgements: a Qrels, or {query id: {document id: grade}}. measures: as `retrieval.bench.measures.parse` takes
-    them. Raises UnknownName for a measure; UserError when run and judgements have no query or, though there are
-    hits, no document in common: then they belong to different collections, and every figure would be 0.
+    judgements: a Qrels, or {query id: {document id: grade}}. measures: as `retrieval.bench.measures.parse`
+    takes them. Raises UnknownName for a measure; UserError when run and judgements have no query or, though
+    there are hits, no document in common: they belong to different collections, and every figure would be 0.
     """
     wanted = parse_all(measures)
     judged = {query_id: grades for query_id, grades in judgements.items() if grades}
@@ -78,8 +78,8 @@ def evaluate(
     known = [query_id for query_id in judged if query_id in table.places]
     if not known:
         raise UserError(
-            f"run and judgements share no query: the run has {_some(table.places)}, the judgements {_some(judged)}; "
-            "give the judgements of the same topics"
+            f"run and judgements share no query: the run has {_some(table.places)}, the judgements "
+            f"{_some(judged)}; give the judgements of the same topics"
         )
     ordinals = table.ordinals_of(known, {doc for query_id in known for doc in judged[query_id]})
     found = table.example(known)
@@ -129,7 +129,9 @@ class _Table:
         named = ((doc_ids[ordinal], ordinal) for ordinal in np.flatnonzero(seen).tolist())
         return {doc_id: ordinal for doc_id, ordinal in named if doc_id in wanted}
 
-    def ranking(self, query_id: str, grades: Mapping[str, int], ordinals: Mapping[str, int], marco: bool) -> Ranking:
+    def ranking(
+        self, query_id: str, grades: Mapping[str, int], ordinals: Mapping[str, int], marco: bool
+    ) -> Ranking:
         judged = np.fromiter(grades.values(), np.int64, len(grades))
         if marco and self.exact is not None:
             hits = self.exact[query_id]

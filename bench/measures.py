@@ -73,7 +73,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta": (lambda v: _number(v) and 0 < v < 1e6, "a number above 0"),
     "cutoff": (_whole, "a whole number from 1"),
     "dcg": (lambda v: v in ("log2", "exp-log2"), "'log2' or 'exp-log2'"),
-    "gains": (lambda v: type(v) is dict and all(type(n) is int for pair in v.items() for n in pair), "a mapping"),
+    "gains": (
+        lambda v: type(v) is dict and all(type(n) is int for pair in v.items() for n in pair),
+        "a mapping",
+    ),
     "judged_only": (lambda v: type(v) is bool, "True or False"),
     "recall": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
     "rel": (_whole, "a whole number from 1"),
@@ -132,7 +135,9 @@ def parse(text: str | Measure) -> Measure:
         if not accepts(value):
             raise UserError(f"measure {text!r}: {key} is {value!r}; it must be {wanted}")
     if kind.defaults.get(kind.at) is REQUIRED and kind.at not in params:
-        raise UserError(f"measure {text!r} needs a {kind.at}: write {name}@{.5 if kind.at == 'recall' else 10}")
+        raise UserError(
+            f"measure {text!r} needs a {kind.at}: write {name}@{0.5 if kind.at == 'recall' else 10}"
+        )
     if isinstance(params.get("gains"), dict):
         params["gains"] = Gains(params["gains"])
     kept = tuple((key, value) for key, value in params.items() if value != kind.defaults[key])
@@ -151,7 +156,9 @@ class Gains(dict[int, int]):
         return hash(tuple(sorted(self.items())))
 
     def __repr__(self) -> str:
-        return "{" + ",".join(f"{grade}:{gain}" for grade, gain in sorted(self.items()) if grade != gain) + "}"
+        return (
+            "{" + ",".join(f"{grade}:{gain}" for grade, gain in sorted(self.items()) if grade != gain) + "}"
+        )
 
 
 def _split(text: str) -> tuple[str, dict[str, Any], Any]:
@@ -181,7 +188,13 @@ def _split(text: str) -> tuple[str, dict[str, Any], Any]:
 def _trec_eval(name: str) -> str:
     """How the measure that trec_eval calls so is written here, as a sentence; empty for other names."""
     stem = name.rstrip("0123456789").rstrip("_")
-    here = {"map_cut": "AP@100", "ndcg_cut": "nDCG@10", "recip_rank": "RR", "recall": "R@100", "iprec_at_recall": "IPrec@.5"}
+    here = {
+        "map_cut": "AP@100",
+        "ndcg_cut": "nDCG@10",
+        "recip_rank": "RR",
+        "recall": "R@100",
+        "iprec_at_recall": "IPrec@.5",
+    }
     return f"trec_eval's {name} is written {here[stem]}" if stem in here else ""
 
 
@@ -282,10 +295,12 @@ def judged(ranking: Ranking, cutoff: int | None) -> float:
 
 @measure("Bpref", rel=1)
 def bpref(ranking: Ranking, rel: int) -> float:
-    """Share of (relevant, judged not relevant) pairs in the right order; unjudged documents are passed over."""
+    """Share of (relevant, judged not relevant) pairs in the right order; unjudged ones are passed over."""
     right = _relevant(ranking, rel, judged_only=True)
     wanted, wrong = _wanted(ranking, rel), np.count_nonzero((ranking.judged >= 0) & (ranking.judged < rel))
-    above = np.minimum(np.cumsum(~right)[right], wanted)  # judged not relevant, ranked above each relevant one
+    above = np.minimum(
+        np.cumsum(~right)[right], wanted
+    )  # judged not relevant, ranked above each relevant one
     return _over(float((1.0 - above / max(1, min(int(wrong), wanted))).sum()), wanted)
 
 
@@ -303,7 +318,7 @@ def iprec(ranking: Ranking, recall: float, rel: int, judged_only: bool) -> float
 
 @measure("SetP", rel=1, relative=False, judged_only=False)
 def set_precision(ranking: Ranking, rel: int, relative: bool, judged_only: bool) -> float:
-    """Relevant documents over those retrieved; `relative` to the best that a result of that size could reach."""
+    """Relevant documents over those retrieved; `relative` to the best for a result of that size."""
     right = _relevant(ranking, rel, judged_only)
     whole = min(len(right), _wanted(ranking, rel)) if relative else len(right)
     return _over(float(np.count_nonzero(right)), whole)

@@ -1,4 +1,4 @@
-"""Statistics of per-query values: bootstrap interval, paired t-test, paired randomisation test, Holm's correction."""
+"""Statistics of per-query values: bootstrap, paired t-test, paired randomisation test, Holm's correction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Comparison(NamedTuple):
 
 
 def bootstrap(values: ArrayLike, *, level: float = 0.95, samples: int = 2000, seed: int = 0) -> Interval:
-    """Percentile bootstrap of a mean over queries: `samples` means of as many queries, drawn with replacement."""
+    """Percentile bootstrap of a mean over queries: `samples` means of as many, drawn with replacement."""
     column = _column(values)
     if not 0 < level < 1:
         raise UserError(f"level is {level}; a confidence level lies between 0 and 1, such as 0.95")
@@ -58,8 +58,8 @@ def paired_t(a: ArrayLike, b: ArrayLike) -> Comparison:
 def randomisation(a: ArrayLike, b: ArrayLike, *, samples: int = 10_000, seed: int = 0) -> Comparison:
     """Fisher's paired test: how often random signs make the mean of a - b as large as it is, two-sided.
 
-    All sign patterns are tried when there are no more than `samples`; else `samples` random ones, and the pattern
-    observed counts as one of them, so that p is never 0.
+    All sign patterns are tried when there are no more than `samples`; else `samples` random ones, and the
+    pattern observed counts as one of them, so that p is never 0.
     """
     gap = _gaps(a, b)
     seen = abs(float(gap.sum()))
@@ -97,7 +97,9 @@ def _column(values: ArrayLike) -> NDArray[np.float64]:
 def _gaps(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     first, second = _column(a), _column(b)
     if len(first) != len(second):
-        raise UserError(f"{len(first)} and {len(second)} values cannot be paired; give both for the same queries")
+        raise UserError(
+            f"{len(first)} and {len(second)} values cannot be paired; give both for the same queries"
+        )
     return first - second
 
 

@@ -103,10 +103,17 @@ class WordAnalyzer:
 
     def terms_of(self, words: Sequence[str]) -> list[str]:
         """The term of each word that the rules cut; "" for a stop word."""
-        plain = words if self._ascii_is_plain and all(map(str.isascii, words)) else list(map(self._prepare, words))
+        plain = (
+            words
+            if self._ascii_is_plain and all(map(str.isascii, words))
+            else list(map(self._prepare, words))
+        )
         stemmed = self._stem(plain) if self._stem else plain
         stop = self.stop
-        return ["" if word in stop else term if len(term) < 64 else truncate(term) for word, term in zip(plain, stemmed)]
+        return [
+            "" if word in stop else term if len(term) < 64 else truncate(term)
+            for word, term in zip(plain, stemmed)
+        ]
 
     def terms(self, text: str) -> list[str]:
         """The terms of a text in order, repeats kept, stop words removed."""
@@ -132,7 +139,7 @@ class WordAnalyzer:
 
     def encoder(self) -> TermEncoder:
         """A new encoder without terms (imports numba; about 30 ms for the class table, once a process)."""
-        from retrieval.index.tokenize import WordEncoder
+        from retrieval.index.encoder import WordEncoder
 
         return WordEncoder(self)
 
@@ -160,4 +167,6 @@ def analyzer(name: str = "english") -> Analyzer:
     if language in languages():
         stop = stopwords.stop_list(language)
         return WordAnalyzer(language, UNICODE_WORDS, stop, f"snowball-{language}", snowball(language))
-    raise UnknownName("analyzer", name, ["english", "lucene", "none", "words", *languages()])
+    prefix = "snowball:" if kind == "snowball" else ""
+    known = ["lucene", "none", "words", "wordpiece:FILE", *(prefix + known for known in languages())]
+    raise UnknownName("analyzer", name, known)

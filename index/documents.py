@@ -30,6 +30,7 @@ from retrieval.snapshot import PartSource
 from retrieval.types import Document
 
 BLOCK = 32 << 10  # characters; a larger document is a block of its own
+_LEAST = 16  # characters that an empty document counts: without texts, blocks must end too
 LARGEST = 64 << 20  # characters of one document
 _CACHED = 16
 _PLAIN = "\x01"  # before JSON that orjson would not give back as it was
@@ -88,7 +89,7 @@ class DocumentsWriter:
         """Write blocks of at least `least` characters and keep the rest; least = 0 writes all in one."""
         pending = self._pending
         lengths = np.fromiter(map(len, pending), np.int64, len(pending))
-        ends = np.cumsum(lengths.reshape(-1, 3).sum(axis=1))
+        ends = np.cumsum(lengths.reshape(-1, 3).sum(axis=1) + _LEAST)
         start = base = 0
         while start < len(ends):
             end = int(np.searchsorted(ends, base + least)) + 1 if least else len(ends)

@@ -169,22 +169,20 @@ class Index:
 
     def _batches(self, documents: Any, writer: Writer) -> Iterable[tuple[list[int], list[Document]]]:
         """(line numbers or [], documents), so many at a time that analysis is fast and memory bounded."""
-        lines: list[int] = []
+        if hasattr(documents, "batches"):  # a Corpus: checked already, with line numbers, bounded in bytes
+            for group in documents.batches(_BATCH):
+                yield [line for line, _ in group], [document for _, document in group]
+            return
         batch: list[Document] = []
         size = 0
-        if hasattr(documents, "batches"):  # a Corpus: checked already, with line numbers
-            source = (pair for group in documents.batches(1000) for pair in group)
-        else:
-            source = ((0, document) for document in as_documents(documents, len(self) + 1))
-        for line, document in source:
-            lines.append(line)
+        for document in as_documents(documents, len(self) + 1):
             batch.append(document)
             size += len(document.text)
             if len(batch) >= _BATCH or size >= _BATCH_TEXT:
-                yield lines, batch
-                lines, batch, size = [], [], 0
+                yield [], batch
+                batch, size = [], 0
         if batch:
-            yield lines, batch
+            yield [], batch
 
     def _without_repeats(
         self,

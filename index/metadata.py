@@ -86,7 +86,7 @@ class MetadataWriter:
         self._strings = 0
 
     def add(self, docs: Sequence[int], metadata: Sequence[Mapping[str, Any]]) -> None:
-        """Append each document's metadata, ordinals ascending. Raises UserError for odd names."""
+        """Append each document's metadata, ordinals ascending. Raises UserError for too many fields."""
         names = dict.fromkeys(chain.from_iterable(metadata))
         if len(names) > _FEW:  # nearly each document has fields of its own
             for doc, each in zip(docs, metadata, strict=True):
@@ -101,12 +101,10 @@ class MetadataWriter:
                 pairs = [(doc, each[name]) for doc, each in zip(docs, metadata, strict=True) if name in each]
                 field.add_all([doc for doc, _ in pairs], [value for _, value in pairs])
 
-    def _field(self, name: Any) -> _Field:
+    def _field(self, name: str) -> _Field:
         field = self._fields.get(name)
         if field is not None:
             return field
-        if not isinstance(name, str):
-            raise UserError(f"metadata field {name!r} is not a string; name fields by strings")
         if len(self._fields) >= MOST_FIELDS:
             raise UserError(
                 f"more than {MOST_FIELDS} different metadata fields, {name!r} among them; put what varies "

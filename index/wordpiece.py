@@ -27,11 +27,13 @@ class WordPieceAnalyzer:
 
     def __init__(self, name: str, path: str) -> None:
         self.name = name
-        file = Path(path).expanduser()
+        if not path:
+            raise UserError(f"analyzer {name!r} names no file; {_ADVICE}: wordpiece:FILE")
+        file = Path(path)
         try:
             data = file.read_bytes()
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"analyzer {name!r}: cannot read the file ({reason}); {_ADVICE}") from error
         self._tokenizer = _load(data, file)
         self._sha256 = hashlib.sha256(data).hexdigest()

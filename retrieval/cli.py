@@ -1,4 +1,4 @@
-"""The command line `retrieve`: its verbs, and what becomes of errors (one message, an exit code, no traceback).
+"""The command line `retrieve`: its verbs, and what an error becomes: one message and an exit code.
 
 Exit codes: 0 ok, 2 user or input, 3 corrupt or unsupported index, 4 locked, 5 I/O or memory, 130 interrupted;
 1 is a defect of this program. Each verb lives in cli_*.py and imports what it works with when it is called.
@@ -12,58 +12,38 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
 
-import typer
+from retrieval.cli_parser import Parser
+from retrieval.errors import RetrievalError, UnknownName
+from retrieval.render import columns, printable
 
-from retrieval import cli_data, cli_demo, cli_doctor, cli_eval, cli_index, cli_search
-from retrieval.errors import RetrievalError
-from retrieval.render import printable
-
-app = typer.Typer(
-    help="Search your own text, and measure how well it works: index, search, eval.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from retrieval import __version__
-
-        print(f"retrieve {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (with every verb).")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options of every verb; main() has taken --debug out before this is read."""
-
-
-app.command("index")(cli_index.index)
-app.command("add")(cli_index.add)
-app.command("delete")(cli_index.delete)
-app.command("merge")(cli_index.merge)
-app.command("search")(cli_search.search)
-app.command("explain")(cli_search.explain)
-app.command("check")(cli_index.check)
-app.command("eval")(cli_eval.evaluate_run)
-app.add_typer(cli_data.app, name="data")
-app.command("doctor")(cli_doctor.doctor)
-app.command("demo")(cli_demo.demo)
+# Verb -> its module and function (whose options are read by FUNCTION_options), and what it does.
+VERBS = {
+    "demo": ("cli_demo.demo", "index, search and measure the packaged sample"),
+    "index": ("cli_index.index", "index a corpus"),
+    "search": ("cli_search.search", "search an index: one query, or a file of them"),
+    "eval": ("cli_eval.evaluate_run", "measure a run against judgements"),
+    "explain": ("cli_search.explain", "show why a document has its rank and score"),
+    "add": ("cli_index.add", "build a further representation from the stored text"),
+    "delete": ("cli_index.delete", "delete documents by id"),
+    "merge": ("cli_index.merge", "make one segment of all, without deleted documents"),
+    "check": ("cli_index.check", "verify every byte of an index, or roll it back"),
+    "data list": ("cli_data.list_data", "list the collections that are known by name"),
+    "data show": ("cli_data.show_data", "print the first documents of a corpus"),
+    "data sample": ("cli_data.sample", "print where the packaged sample is, or copy it"),
+    "doctor": ("cli_doctor.doctor", "show versions, extras, processor, caches, free space"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. argv: without the program's name (default: sys.argv)."""
     with contextlib.suppress(io.UnsupportedOperation, AttributeError, ValueError, OSError):  # no real stderr
         faulthandler.enable()  # a SIGBUS or SIGSEGV at least names the place
+    with contextlib.suppress(
+        AttributeError, ValueError
+    ):  # a terminal that cannot show a character gets its code
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
     try:
         code = _invoke(arguments)
@@ -72,33 +52,73 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return 0  # whoever read our output has seen enough
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
     except RetrievalError as error:
         return _fail(f"error: {error}", error.exit_code, debug)
     except MemoryError:
-        return _fail("error: out of memory; close other programs, or lower the budget: --memory 512MB", 5, debug)
+        return _fail(
+            "error: out of memory; close other programs, or lower the budget: --memory 512MB", 5, debug
+        )
     except OSError as error:
         from retrieval.diskio import storage_error
 
-        named = storage_error(error, "use", os.fsdecode(error.filename or "a file"))
+        named = storage_error(
+            error, "use" if error.filename else "write", os.fsdecode(error.filename or "the output")
+        )
         return _fail(f"error: {named}", named.exit_code, debug)
     except Exception as error:  # noqa: BLE001  (the last resort: a person sees a message, not a traceback)
-        if hasattr(error, "format_message"):  # a usage error of typer's
-            return _fail(f"error: {error.format_message()}{_see(error)}", 2, debug)
         what = f"{type(error).__name__}: {error}"
-        return _fail(f"error: this is a defect in retrieve: {what}\nrun it again with --debug and report it", 1, debug)
+        return _fail(
+            f"error: this is a defect in retrieve: {what}\nrun it again with --debug and report it", 1, debug
+        )
 
 
 def _invoke(arguments: list[str]) -> int:
-    command = typer.main.get_command(app)
-    try:
-        # Not command.main(): it turns a closed pipe and an interrupt into exit codes of its own.
-        with command.make_context("retrieve", arguments or ["--help"]) as context:
-            command.invoke(context)
-    except typer.Exit as done:
-        return done.exit_code
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help"):
+        print(_overview(VERBS))
+        return 0
+    if first == "--version":
+        from retrieval import __version__
+
+        print(f"retrieve {__version__}")
+        return 0
+    verb, rest = first, arguments[1:]
+    group = {name: what for name, what in VERBS.items() if name.startswith(f"{verb} ")}
+    if group:
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_overview(group))
+            return 0
+        verb, rest = f"{verb} {rest[0]}", rest[1:]
+    if verb not in VERBS:
+        raise UnknownName("command", verb, group or VERBS, "See: retrieve --help")
+    module, name = VERBS[verb][0].split(".")
+    functions = import_module(f"retrieval.{module}")
+    work, options = getattr(functions, name), getattr(functions, f"{name}_options")
+    asked = {"-h", "--help"} & {*rest[: rest.index("--") if "--" in rest else None]}
+    parser = Parser(verb, work.__doc__, for_help=bool(asked))
+    options(parser)
+    if asked:
+        print(parser.format_help(), end="")
+        return 0
+    work(parser.read(rest))
     return 0
+
+
+def _overview(verbs: dict[str, tuple[str, str]]) -> str:
+    lines = columns([(f"  retrieve {name}", what) for name, (_, what) in verbs.items()])
+    return "\n".join(
+        [
+            "Search your own text, and measure how well it works.",
+            "",
+            *lines,
+            "",
+            "retrieve VERB --help shows a verb's options; --debug, with any verb, the traceback of an error.",
+            "Exit codes: 0 ok, 2 user or input, 3 corrupt index, 4 locked, 5 input/output or memory,",
+            "130 interrupted.",
+        ]
+    )
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
@@ -108,19 +128,15 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
     return kept + arguments[end:], len(kept) < end
 
 
-def _see(error: Exception) -> str:
-    context = getattr(error, "ctx", None)
-    return f"\nsee: {context.command_path} --help" if context is not None else ""
-
-
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         import traceback
 
         traceback.print_exc()
-    lines = [printable(line) for line in message.split("\n")]
+    first, *rest = message.split("\n")
+    lines = [printable(first), *([printable(" ".join(rest))] if rest else [])]
     with contextlib.suppress(OSError, ValueError):  # stderr is closed
-        print("\n".join([*lines[:1], *(" ".join([line]) for line in lines[1:2])]), file=sys.stderr, flush=True)
+        print("\n".join(lines), file=sys.stderr, flush=True)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     return code

@@ -7,31 +7,41 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import UserError
-from retrieval.render import printable
+from retrieval.render import printable, steering
 
 if TYPE_CHECKING:
     from retrieval.data.corpus import Corpus
+    from retrieval.index.index import Index
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Directory = Annotated[str, typer.Argument(metavar="DIR", help="The index's directory.", show_default=False)]
+JSON_HELP = "print JSON, and nothing else, on stdout"
+DIRECTORY_HELP = "the index's directory"
 
 
 def write_json(value: Any) -> None:
-    """One line of JSON on stdout."""
+    """One line of JSON on stdout, without raw characters that could steer a terminal."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, ensure_ascii=not utf8))
+    print(steering(json.dumps(value, ensure_ascii=not utf8)))
 
 
 def note(text: str) -> None:
     """A line for people on stderr."""
     print(printable(text), file=sys.stderr)
+
+
+def open_index(directory: str, memory: str = "1GB") -> Index:
+    """The index there, to be used in a `with`. Raises UserError for one without any commit of documents."""
+    from retrieval.index.index import Index
+
+    index = Index.open(directory, memory=size_in_bytes(memory))
+    if not index.representations:  # what an interrupted first `retrieve index` leaves
+        index.close()
+        raise UserError(f"the index at {directory!r} has no documents yet; run `retrieve index` again")
+    return index
 
 
 def size_in_bytes(text: str) -> int:

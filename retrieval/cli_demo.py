@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from contextlib import ExitStack
 from time import perf_counter
-from typing import Annotated
-
-import typer
 
 from retrieval.cli_common import note, watching
+from retrieval.cli_parser import Parser
 
 _QUERIES = ("river in England", "composer of operas", "volcano in Japan")
 
 
-def demo(
-    out: Annotated[
-        str | None,
-        typer.Option("--out", metavar="DIR", help="Keep the index and the run there.", show_default=False),
-    ] = None,
-) -> None:
+def demo_options(parser: Parser) -> None:
+    parser.option("--out", metavar="DIR", help="keep the index and the run there")
+
+
+def demo(given: Namespace) -> None:
     """Index, search and measure the packaged sample: WordNet's named entities, searched by their type."""
     from retrieval.bench.evaluate import evaluate
     from retrieval.cli_search import show
@@ -33,13 +31,13 @@ def demo(
 
     sample = sample_path()
     with ExitStack() as stack:
-        if out is None:
+        if given.out is None:
             import tempfile
 
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="retrieve-demo-"))
         else:
-            os.makedirs(out, exist_ok=True)
-            folder = out
+            os.makedirs(given.out, exist_ok=True)
+            folder = given.out
         path, run_path = os.path.join(folder, "sample.index"), os.path.join(folder, "bm25.trec")
         note("building the index (the very first time, compiling takes some seconds more)")
         start = perf_counter()
@@ -58,9 +56,9 @@ def demo(
         run = (index.bm25() % 1000)(queries)
         spent = perf_counter() - start
         write_run(run, run_path)
-        low, high = (found := evaluate(run, judgements, ["nDCG@10"])).interval("nDCG@10")[1:]
+        mean, low, high = evaluate(run, judgements, ["nDCG@10"]).interval("nDCG@10")
         print(
-            f"\nnDCG@10 {found.means['nDCG@10']:.4f} (95 % interval {low:.4f} to {high:.4f}) over {len(queries)} queries, "
+            f"\nnDCG@10 {mean:.4f} (95 % interval {low:.4f} to {high:.4f}) over {len(queries)} queries, "
             f"searched in {spent:.2f} s"
         )
         print("\nthe same by hand:")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from argparse import Namespace
+from typing import Any
 
-import typer
+from retrieval.cli_common import JSON_HELP, write_json
+from retrieval.cli_parser import Parser
 
-from retrieval.cli_common import JsonFlag, write_json
-
-_CORE = ("numpy", "numba", "orjson", "zstandard", "PyStemmer", "tokenizers", "typer", "rich")
+_CORE = ("numpy", "numba", "orjson", "zstandard", "PyStemmer", "tokenizers", "rich")
 _EXTRAS = {  # extra -> the modules that it brings
     "models": ("torch", "transformers", "safetensors"),
     "faiss": ("faiss",),
@@ -19,18 +19,31 @@ _EXTRAS = {  # extra -> the modules that it brings
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
 }
-_FLAGS = ("sse4_2", "avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon", "asimd", "sve")
+_FLAGS = (
+    "sse4_2",
+    "avx",
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "neon",
+    "asimd",
+    "sve",
+)
 
 
-def doctor(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="Where an index would go: its free space.", show_default=False)
-    ] = ".",
-    json: JsonFlag = False,
-) -> None:
+def doctor_options(parser: Parser) -> None:
+    parser.positional(
+        "directory", "DIR", "where an index would go, to see its free space (default: here)", "?"
+    )
+    parser.flag("--json", JSON_HELP)
+
+
+def doctor(given: Namespace) -> None:
     """Show what this installation has and lacks. Exits with 2 if a core package is missing."""
-    facts = gather(directory)
-    if json:
+    facts = gather(given.directory or ".")
+    if given.json:
         write_json(facts)
     else:
         from retrieval.render import columns
@@ -40,7 +53,9 @@ def doctor(
         from retrieval.errors import UserError
 
         missing = ", ".join(facts["missing"])
-        raise UserError(f"missing: {missing}; install the package again: pip install --force-reinstall retrieval")
+        raise UserError(
+            f"missing: {missing}; install the package again: pip install --force-reinstall retrieval"
+        )
 
 
 def gather(directory: str) -> dict[str, Any]:

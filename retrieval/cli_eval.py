@@ -2,55 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from argparse import Namespace
 
-import typer
+from retrieval.cli_common import JSON_HELP, note, write_json
+from retrieval.cli_parser import Parser
 
-from retrieval.cli_common import JsonFlag, note, write_json
+_DEFAULT = ("nDCG@10", "RR@10", "AP", "R@100", "R@1000")
 
 
-def evaluate_run(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run in TREC, MS MARCO or BEIR form (.gz).", show_default=False)
-    ],
-    qrels: Annotated[
-        str,
-        typer.Argument(
-            metavar="QRELS", help="Judgements in TREC or BEIR form, or a BEIR folder as PATH@split.", show_default=False
-        ),
-    ],
-    measures: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-m",
-            "--measure",
-            metavar="MEASURE",
-            help="nDCG@10, 'AP(rel=2)@100', ...: names and tie rules as ir-measures; may be repeated.",
-            show_default="nDCG@10, RR@10, AP, R@100, R@1000",
-        ),
-    ] = None,
-    json: JsonFlag = False,
-    per_query: Annotated[bool, typer.Option("--per-query", help="The values of every query too.")] = False,
-) -> None:
+def evaluate_run_options(parser: Parser) -> None:
+    parser.positional("run", "RUN", "a run in TREC, MS MARCO or BEIR form (.gz)")
+    parser.positional("qrels", "QRELS", "judgements in TREC or BEIR form, or a BEIR folder as PATH@split")
+    parser.repeated(
+        "-m", "--measure", metavar="M",
+        help=f"nDCG@10, 'AP(rel=2)@100', ...: named as in ir-measures (default: {' '.join(_DEFAULT)})",
+    )  # fmt: skip
+    parser.flag("--json", JSON_HELP)
+    parser.flag("--per-query", "the values of every query too")
+
+
+def evaluate_run(given: Namespace) -> None:
     """Measure a run. Every judged query counts; one without hits counts 0."""
     from retrieval.bench.measures import parse_all
 
-    wanted = parse_all(measures or ["nDCG@10", "RR@10", "AP", "R@100", "R@1000"])  # before files are read
+    wanted = parse_all(given.measure or _DEFAULT)  # before files are read
     from retrieval.bench.evaluate import evaluate
     from retrieval.data.qrels import read_qrels
     from retrieval.data.runs import read_scores
 
-    found = evaluate(read_scores(run), read_qrels(qrels), wanted)
+    found = evaluate(read_scores(given.run), read_qrels(given.qrels), wanted)
     if found.warning:
         note(f"note: {found.warning}")
-    if json:
-        write_json({**found.means, **({"per_query": found.per_query} if per_query else {})})
+    if given.json:
+        write_json({**found.means, **({"per_query": found.per_query} if given.per_query else {})})
         return
     from retrieval.render import columns
 
     names = list(found.means)
-    if per_query:
-        rows = [[query_id, *(_figure(row[name]) for name in names)] for query_id, row in found.per_query.items()]
+    if given.per_query:
+        rows = [
+            [query_id, *(_figure(row[name]) for name in names)] for query_id, row in found.per_query.items()
+        ]
         print("\n".join([*columns([["query", *names], *rows], right=range(1, len(names) + 1)), ""]))
     rows = []
     for name in names:

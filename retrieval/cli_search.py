@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from retrieval.cli_common import Directory, JsonFlag, note, valid_text, write_json
+from retrieval.cli_common import DIRECTORY_HELP, JSON_HELP, note, open_index, valid_text, write_json
+from retrieval.cli_parser import Parser, whole
 from retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,55 +18,44 @@ if TYPE_CHECKING:
     from retrieval.stage import Stage
     from retrieval.types import Document, Hit, Query, Run, StageTrace
 
-Pipeline = Annotated[
-    str | None,
-    typer.Option(
-        metavar="P", help="Stages, such as 'bm25(k1=1.2) % 1000'; default: what the index stores.", show_default=False
-    ),
-]
+_PIPELINE_HELP = "stages, such as 'bm25(k1=1.2) %% 1000' (default: what the index stores, else its only one)"
 _GROUP = 2000  # queries searched between two looks at the clock
 
 
-def search(
-    directory: Directory,
-    query: Annotated[str | None, typer.Argument(metavar="QUERY", show_default=False)] = None,
-    k: Annotated[
-        int | None,
-        typer.Option("-k", min=1, help="Hits a query [default: 10; with --run 1000].", show_default=False),
-    ] = None,
-    pipeline: Pipeline = None,
-    filter: Annotated[
-        str | None,
-        typer.Option(metavar="F", help="Only documents whose metadata fits: 'year >= 2000 and not draft = \"yes\"'."),
-    ] = None,
-    json: JsonFlag = False,
-    queries: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Many queries: TSV, JSONL (.gz), or a BEIR folder as PATH@split."),
-    ] = None,
-    run: Annotated[str | None, typer.Option(metavar="OUT.trec", help="Where the hits of --queries go.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="For --queries [default: all cores].")] = None,
-) -> None:
+def search_options(parser: Parser) -> None:
+    parser.positional("directory", "DIR", DIRECTORY_HELP)
+    parser.positional("query", "QUERY", "what to search for", "?")
+    parser.option("-k", metavar="N", read=whole, help="hits a query (default: 10; with --run 1000)")
+    parser.option("--pipeline", metavar="P", help=_PIPELINE_HELP)
+    parser.option(
+        "--filter", metavar="F", help="only documents whose metadata fits: 'year >= 2000 and not draft = 1'"
+    )
+    parser.flag("--json", JSON_HELP)
+    parser.option("--queries", metavar="FILE", help="many: TSV, JSONL (.gz), or a BEIR folder as PATH@split")
+    parser.option("--run", metavar="OUT.trec", help="where the hits of --queries go")
+    parser.option("--threads", metavar="N", read=whole, help="for --queries (default: all cores)")
+
+
+def search(given: Namespace) -> None:
     """Search an index: one QUERY, or a file of --queries into a --run file."""
-    if (query is None) == (queries is None):
+    if (given.query is None) == (given.queries is None):
         raise UserError("give one QUERY, or --queries FILE --run OUT.trec")
-    if (queries is None) != (run is None):
+    if (given.queries is None) != (given.run is None):
         raise UserError("--queries FILE and --run OUT.trec belong together")
-    for text, what in ((query, "query"), (pipeline, "pipeline"), (filter, "filter")):
-        valid_text(text or "", what)
-    from retrieval.index.index import Index
+    for what in ("query", "pipeline", "filter"):
+        valid_text(getattr(given, what) or "", what)
+    if given.query is not None:
+        with open_index(given.directory) as index:
+            stage = index.pipeline(given.pipeline, filter=given.filter) % (given.k or 10)
+            _search_one(index, stage, given.query, given.json)
+        return
+    from retrieval.data.queries import read_queries
 
-    if queries is not None and run is not None:
-        from retrieval.data.queries import read_queries
-
-        asked = read_queries(queries)
-        threads = threads or os.cpu_count() or 1
-        with Index.open(directory) as index:
-            stage = index.pipeline(pipeline, filter=filter, threads=threads) % (k or 1000)
-            _search_file(stage, asked, run, json)
-    elif query is not None:
-        with Index.open(directory) as index:
-            _search_one(index, index.pipeline(pipeline, filter=filter) % (k or 10), query, json)
+    queries = read_queries(given.queries)
+    threads = given.threads or os.cpu_count() or 1
+    with open_index(given.directory) as index:
+        stage = index.pipeline(given.pipeline, filter=given.filter, threads=threads) % (given.k or 1000)
+        _search_file(stage, queries, given.run, given.json)
 
 
 def _search_one(index: Index, stage: Stage, query: str, json: bool) -> None:
@@ -79,7 +68,13 @@ def _search_one(index: Index, stage: Stage, query: str, json: bool) -> None:
     documents = index.documents([hit.doc_id for hit in hits])
     if json:
         found = [
-            {"rank": hit.rank, "id": hit.doc_id, "score": hit.score, "title": document.title, "text": document.text}
+            {
+                "rank": hit.rank,
+                "id": hit.doc_id,
+                "score": hit.score,
+                "title": document.title,
+                "text": document.text,
+            }
             for hit, document in zip(hits, documents, strict=True)
         ]
         write_json({"query": query, "results": found, "timing_ms": timing(run.trace, total)})
@@ -125,7 +120,9 @@ def _search_file(stage: Stage, queries: list[Query], out: str, json: bool) -> No
     write_run(run, out)
     if json:
         trace = [step for part in runs for step in part.trace]
-        write_json({"queries": len(run), "hits": len(run.docs), "run": out, "timing_ms": timing(trace, total)})
+        write_json(
+            {"queries": len(run), "hits": len(run.docs), "run": out, "timing_ms": timing(trace, total)}
+        )
     else:
         rate = len(run) / total if total else 0.0
         note(f"{out}: {len(run.docs):,} hits of {len(run):,} queries in {total:.2f} s, {rate:,.0f} queries/s")
@@ -147,21 +144,21 @@ def joined(runs: Sequence[Run]) -> Run:
     return Run(queries, np.append(0, np.cumsum(sizes)), docs, scores, runs[0].doc_ids, ordered=True)
 
 
-def explain(
-    directory: Directory,
-    query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False)],
-    doc: Annotated[str, typer.Option("--doc", metavar="ID", help="The document.", show_default=False)],
-    pipeline: Pipeline = None,
-    json: JsonFlag = False,
-) -> None:
-    """Why a document has its rank and score: each stage, and what each query term contributes."""
-    from retrieval.index.index import Index
+def explain_options(parser: Parser) -> None:
+    parser.positional("directory", "DIR", DIRECTORY_HELP)
+    parser.positional("query", "QUERY", "what was searched for")
+    parser.option("--doc", metavar="ID", help="the document", required=True)
+    parser.option("--pipeline", metavar="P", help=_PIPELINE_HELP)
+    parser.flag("--json", JSON_HELP)
 
-    with Index.open(directory) as index:
-        facts = index.explain(
-            valid_text(query, "query"), valid_text(doc, "id"), pipeline=pipeline and valid_text(pipeline, "pipeline")
-        )
-    if json:
+
+def explain(given: Namespace) -> None:
+    """Why a document has its rank and score: each stage, and what each query term contributes."""
+    for what in ("query", "doc", "pipeline"):
+        valid_text(getattr(given, what) or "", what)
+    with open_index(given.directory) as index:
+        facts = index.explain(given.query, given.doc, pipeline=given.pipeline)
+    if given.json:
         write_json(facts)
         return
     from retrieval.render import printable
@@ -180,7 +177,13 @@ def _stage_lines(stage: dict[str, Any]) -> list[str]:
     head = printable(f"{stage['representation']}: score {stage['score']:.4f}, {place}")
     heads = ("term", "contribution", "value", "weight", "documents")
     rows = [
-        (term["term"], f"{term['contribution']:.4f}", f"{term['value']:g}", f"{term['weight']:.4f}", f"{term['df']:,}")
+        (
+            term["term"],
+            f"{term['contribution']:.4f}",
+            f"{term['value']:g}",
+            f"{term['weight']:.4f}",
+            f"{term['df']:,}",
+        )
         for term in sorted(stage["terms"], key=lambda term: -term["contribution"])
     ]
     return [head, *(f"  {line}" for line in columns([heads, *rows], right=range(1, 5)))]

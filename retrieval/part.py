@@ -159,7 +159,7 @@ class ArrayStream:
 
 
 def stored_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The little-endian dtype that is written for `dtype`; raises TypeError for other than numbers and flags."""
+    """The little-endian dtype written for `dtype`; raises TypeError for other than numbers and flags."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise TypeError(f"{name}: an array of {dtype} cannot be stored; flags, integers and floats can")
     return dtype.newbyteorder("<")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, TextIO
@@ -10,6 +11,7 @@ Span = tuple[int, int, str]
 Piece = tuple[str, bool]  # text, whether it matched
 
 _SEARCHED = 100_000  # characters of a text that are looked through for a snippet
+_STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -24,7 +26,7 @@ class Row(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """The text without anything that could steer a terminal: controls and bidi marks escaped, white space plain."""
+    """The text without what could steer a terminal: controls and bidi marks escaped, white space plain."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if char.isprintable() and char not in _BIDI else _escaped(char) for char in text)
@@ -39,6 +41,11 @@ def _escaped(char: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
+def steering(json: str) -> str:
+    """JSON whose raw C1 controls and bidi marks are written as JSON escapes."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
+
+
 def searched(text: str) -> str:
     """The part of a text that a snippet is taken from."""
     return text[:_SEARCHED]
@@ -50,7 +57,7 @@ def marked(text: str, spans: Sequence[Span], wanted: Collection[str]) -> list[Pi
 
 
 def snippet(text: str, spans: Sequence[Span], wanted: Collection[str], width: int = 200) -> list[Piece]:
-    """About `width` characters around the place where the most different wanted terms stand together; escaped."""
+    """About `width` characters around the place where the most different wanted terms stand; escaped."""
     matches = [span for span in spans if span[2] in wanted]
     start = _start(text, matches, width)
     end = min(len(text), start + width)
@@ -94,7 +101,9 @@ def show_hits(rows: Sequence[Row], stream: TextIO) -> None:
     if not stream.isatty():
         for row in rows:
             title = "".join(piece for piece, _ in row.title)
-            stream.write(f"{row.rank:>3}  {row.score:.4f}  {printable(row.doc_id)}{'  ' + title if title else ''}\n")
+            stream.write(
+                f"{row.rank:>3}  {row.score:.4f}  {printable(row.doc_id)}{'  ' + title if title else ''}\n"
+            )
             text = "".join(piece for piece, _ in row.text)
             stream.write(f"     {text}\n" if text else "")
         return

@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from retrieval.diskio import disk_errors, hash_descriptor, open_regular, storage_error
+from retrieval import diskio
+from retrieval.diskio import disk_errors, open_regular, storage_error
 from retrieval.errors import CorruptIndex, UserError
 from retrieval.manifest import OLD_NAME, PART_NAME, read_commit
 from retrieval.verified import VerifiedFiles
@@ -155,7 +156,7 @@ class Snapshot:
     def _hash(self, work: tuple[str, int, int]) -> str:
         name, fd, size = work
         with disk_errors("read", os.path.join(self.path, name)):
-            return hash_descriptor(fd, size)
+            return diskio.hash_descriptor(fd, size)
 
     def _damaged(self, name: str, problem: str) -> CorruptIndex:
         return CorruptIndex(

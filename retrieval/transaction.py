@@ -109,11 +109,6 @@ class Transaction:
             self._snapshot = open_snapshot(self.path)
         return self._snapshot
 
-    @property
-    def new_parts(self) -> list[Part]:
-        """The parts that are not committed yet."""
-        return list(self._parts)
-
     def part(self) -> Part:
         """A new part directory. It becomes part of the index when a commit names it."""
         part = Part(self.path)

@@ -22,7 +22,7 @@ def test_every_judged_query_counts() -> None:
     assert found.means == {"RR": pytest.approx(1 / 6), "NumQ": 2.0}
     assert found.per_query["1"] == {"RR": 0.5, "NumQ": 1.0}
     assert (found.unanswered, found.unjudged) == (1, 1)
-    assert found.warning.startswith("1 of 3 judged queries are not in the run")
+    assert found.warning.startswith("1 of 3 judged queries have no hits and count 0")
     assert "1 queries of the run are not judged" in found.warning
     low, high = found.interval("RR")[1:]
     assert 0 <= low <= 1 / 6 <= high <= 0.5
@@ -36,12 +36,18 @@ def test_same_queries_give_no_warning() -> None:
     ("run", "judged", "message"),
     [
         ({"a": {"d": 1.0}}, {"b": {"d": 1}}, "share no query: the run has 'a', the judgements 'b'"),
-        ({"q": {"d1": 1.0}}, {"q": {"MED-1": 1}}, "share no document: the run has 'd1', the judgements 'MED-1'"),
+        (
+            {"q": {"d1": 1.0}},
+            {"q": {"MED-1": 1}},
+            "share no document: the run has 'd1', the judgements 'MED-1'",
+        ),
         ({}, {"q": {"d": 1}}, "share no query"),
         ({"q": {"d": float("nan")}}, {"q": {"d": 1}}, "cannot be ranked"),
     ],
 )
-def test_what_is_refused(run: dict[str, dict[str, float]], judged: dict[str, dict[str, int]], message: str) -> None:
+def test_what_is_refused(
+    run: dict[str, dict[str, float]], judged: dict[str, dict[str, int]], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         evaluate(run, judged)
 
@@ -57,7 +63,9 @@ def test_columns_and_dict_agree_on_a_large_run() -> None:
     queries = [Query(str(i), "") for i in range(40)]
     docs = np.concatenate([random.choice(3000, 200, replace=False) for _ in queries]).astype(np.int32)
     run = Run(queries, np.arange(41) * 200, docs, np.round(random.random(len(docs)), 2), names)
-    judged = {q.query_id: {names[d]: int(random.integers(0, 4)) for d in random.choice(3000, 300)} for q in queries}
+    judged = {
+        q.query_id: {names[d]: int(random.integers(0, 4)) for d in random.choice(3000, 300)} for q in queries
+    }
     measures = ["nDCG@10", "RR@10", "AP", "R@100", "Judged@10"]
     assert evaluate(run, judged, measures).per_query == evaluate(run.to_dict(), judged, measures).per_query
 
@@ -82,7 +90,9 @@ def test_published_figures_of_real_runs(collections: Path, name: str) -> None:
     from retrieval.data.runs import read_run
 
     run = read_run(collections / "msmarco" / "runs" / f"{name}.top1000.trec.gz")
-    found = evaluate(run, read_qrels(collections / "msmarco/passage/dl19.qrels.trec"), ["nDCG@10", "AP(rel=2)"])
+    found = evaluate(
+        run, read_qrels(collections / "msmarco/passage/dl19.qrels.trec"), ["nDCG@10", "AP(rel=2)"]
+    )
     assert tuple(round(value, 4) for value in found.means.values()) == DL19[name]
 
 

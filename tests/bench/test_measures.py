@@ -16,22 +16,44 @@ MEASURES = [
     *("nDCG", "nDCG@1", "nDCG@3", "nDCG@10", "nDCG(judged_only=True)@2", "nDCG(gains={1:5,2:0,3:1})@4"),
     *("AP", "AP@2", "AP(rel=2)", "AP(rel=2)@3", "AP(judged_only=True)", "MAP@100"),
     *("RR", "RR(rel=2)", "RR(judged_only=True)", "RR@1", "RR@2", "RR@10", "RR(rel=2)@3"),
-    *("P@1", "P@5", "P(rel=2)@3", "P(judged_only=True)@3", "R@1", "R@4", "R(rel=3)@2", "R(judged_only=True)@2"),
+    *(
+        "P@1",
+        "P@5",
+        "P(rel=2)@3",
+        "P(judged_only=True)@3",
+        "R@1",
+        "R@4",
+        "R(rel=3)@2",
+        "R(judged_only=True)@2",
+    ),
     *("Rprec", "Rprec(rel=2)", "Success@1", "Success(rel=2)@3", "Judged", "Judged@2", "Judged@10"),
     *("Bpref", "Bpref(rel=2)", "IPrec@0.0", "IPrec@0.1", "IPrec@0.5", "IPrec@0.7", "IPrec(rel=2)@1.0"),
-    *("SetP", "SetP(rel=2)", "SetRelP", "SetP(judged_only=True)", "SetR", "SetR(rel=2)", "SetF", "SetF(beta=2.5)"),
+    *(
+        "SetP",
+        "SetP(rel=2)",
+        "SetRelP",
+        "SetP(judged_only=True)",
+        "SetR",
+        "SetR(rel=2)",
+        "SetF",
+        "SetF(beta=2.5)",
+    ),
     *("SetAP", "SetAP(rel=2)", "NumQ", "NumRel", "NumRet", "NumRelRet", "NumRet(rel=2)"),
 ]
-# Ids whose order by code point differs from that of a naive comparison, and scores that differ only in float64.
+# Ids whose order by code point differs from a naive one, and scores that differ only in float64.
 IDS = ["a", "b", "B", "c", "d10", "d9", "d", "ä", "\U0001f600", "\uff21", "z", "zz"]
 scores = st.sampled_from([-2.5, -1.0, 0.0, 0.1, 0.1 + 1e-9, 1.0, 1.0 + 1e-12, 2.0, 16777216.0, 16777217.0])
 runs = st.dictionaries(
-    st.sampled_from(["1", "2", "3", "x"]), st.dictionaries(st.sampled_from(IDS), scores, min_size=1), min_size=1
+    st.sampled_from(["1", "2", "3", "x"]),
+    st.dictionaries(st.sampled_from(IDS), scores, min_size=1),
+    min_size=1,
 )
 qrels = st.dictionaries(
     st.sampled_from(["1", "2", "3", "y"]),
     # trec_eval reads outside its memory for a query with negative grades only.
-    st.dictionaries(st.sampled_from(IDS), st.integers(-2, 4), min_size=1).filter(lambda g: max(g.values()) >= 0),
+    st.dictionaries(st.sampled_from(IDS), st.integers(-2, 4), min_size=1).filter(
+        lambda g: max(g.values()) >= 0
+    ),
     min_size=1,
 )
 
@@ -55,7 +77,8 @@ def test_equals_ir_measures(run: dict[str, dict[str, float]], judged: dict[str, 
     for given_run in (run, Run.from_dict(run)):
         ours = evaluate(given_run, judged, MEASURES)
         same = given_run.to_dict() if isinstance(given_run, Run) else given_run
-        means, expected = {}, {}
+        means: dict[str, float] = {}
+        expected: dict[tuple[str, str], float] = {}
         for texts in alone:
             totals, values = theirs.calc([theirs.parse_measure(text) for text in texts], judged, same)
             means |= {str(measure): value for measure, value in totals.items()}

@@ -26,7 +26,7 @@ def test_paired_t_equals_scipy(a: list[float], seed: int) -> None:
 
 
 def test_bootstrap_covers_the_mean() -> None:
-    """Of 200 intervals of 90 % about 180 hold the true mean; fewer than 160 or all of them would be a wrong width."""
+    """Of 200 intervals of 90 % about 180 hold the true mean; far fewer, or all, would be a wrong width."""
     random = np.random.default_rng(1)
     hits = 0
     for seed in range(200):
@@ -47,7 +47,10 @@ def test_bootstrap_is_repeatable_and_chunks_change_nothing(monkeypatch: pytest.M
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=8))
 def test_randomisation_is_exact_when_small(gaps: list[int]) -> None:
-    sums = [abs(sum(s * g for s, g in zip(signs, gaps, strict=True))) for signs in product((1, -1), repeat=len(gaps))]
+    sums = [
+        abs(sum(s * g for s, g in zip(signs, gaps, strict=True)))
+        for signs in product((1, -1), repeat=len(gaps))
+    ]
     expected = sum(total >= abs(sum(gaps)) for total in sums) / len(sums)
     assert randomisation(gaps, [0] * len(gaps)).p == pytest.approx(expected)
 

@@ -66,9 +66,9 @@ def test_a_device_is_written_to_and_stays() -> None:
     assert Path("/dev/null").is_char_device()
 
 
-def test_standard_output_may_be_a_pipe() -> None:
+def test_standard_output_may_be_a_pipe(root: Path) -> None:
     code = "from retrieval.data.output import atomic\nwith atomic('/dev/stdout') as write: write(b'x' * 9)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
     assert done.stdout == b"x" * 9
 
 

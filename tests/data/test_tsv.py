@@ -71,6 +71,11 @@ def test_repair_undoes_double_encoding_of_marked_text(text: str) -> None:
     assert repair(once_more) == text
 
 
+def test_repair_knows_every_character() -> None:
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    assert repair(every.encode().decode("latin-1")) == every
+
+
 LATIN = st.text(
     st.characters(max_codepoint=0xFF, exclude_characters="\n") | st.sampled_from("\u2019é\U0001f600")
 )

@@ -148,7 +148,7 @@ def test_identity_tells_analyzers_apart() -> None:
     [
         ("englsh", "english"),
         ("Lucene", "lucene"),
-        ("snowball:germann", "german"),
+        ("snowball:germann", "snowball:german"),
         ("", None),
         ("klingon", None),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ NAMES = ["english", "lucene", "words", "german", "turkish", "arabic"]
 # Characters at which word rules, lower casing and UTF-8 decoding can go wrong.
 HARD = [
     *"abzABZ019 .,;:'\"_-\n\t\0/",
-    *"\u00ad\u00aa\u00b2\u00b7\u00bd\u00df\u00e9\u0130\u0131\u01c5\u0300\u0301\u0345\u03a3\u03c2\u03c3",
+    *"\u00a9\u00ad\u00aa\u00b2\u00b7\u00bd\u00df\u00e9\u0130\u0131\u01c5\u0300\u0301\u0345\u03a3\u03c2\u03c3",
     *"\u05d0\u05d1\u0660\u066b\u0e01\u0e31\u0e33\u1ec7\u200b\u200c\u200d\u2019\u202f\u2060\u20e3\u2160\u24b6",
     *"\u3005\u3042\u304b\u3099\u30ab\u30fc\u4e2d\uac00\ud800\udfff\ufb01\ufe0f\ufeff\uff21\uff76\uff9e\ufdfa",
     *"\U00010400\U0001d400\U0001f1e9\U0001f3fd\U0001f44d\U0001f600\U00020000\U000e0101\U0010ffff",
@@ -39,7 +40,7 @@ def encoded(name: str, texts: list[str], batch: int = 1_000) -> list[list[str]]:
         assert len(offsets) == len(part) + 1
         assert offsets[-1] == len(ids)
         words = [encoder.terms[i] for i in ids]
-        found += [words[low:high] for low, high in zip(offsets, offsets[1:])]
+        found += [words[low:high] for low, high in pairwise(offsets)]
     return found
 
 
@@ -88,6 +89,11 @@ def test_no_texts_and_empty_texts() -> None:
     assert offsets.tolist() == [0]
     assert ids.tolist() == []
     assert encoded("english", ["", " ", "the", ""]) == [[], [], [], []]
+
+
+def test_the_densest_text() -> None:
+    # One byte and two bytes in turn, each a token: more tokens than half the bytes.
+    assert encoded("lucene", ["x\u00a9" * 50_000]) == [["x", "\u00a9"] * 50_000]
 
 
 def test_final_sigma_does_not_see_the_next_text() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,9 @@ def test_unknown_words_are_dropped_and_nothing_is_truncated(pieces: Analyzer) ->
     assert len(pieces.terms("wind " * 2_000)) == 2_000
 
 
-def test_spans(pieces: Analyzer) -> None:
-    assert pieces.spans("zz  Winds \U0001f600 \ud800 a") == [
-        (4, 8, "wind"), (8, 9, "##s"), (12, 13, "\ufffd"), (14, 15, "a"),
-    ] or pieces.spans("zz  Winds \U0001f600 \ud800 a") == [(4, 8, "wind"), (8, 9, "##s"), (14, 15, "a")]  # fmt: skip
+def test_spans_count_characters_of_the_original(pieces: Analyzer) -> None:
+    spans = pieces.spans("zz  Winds \U0001f600 \ud800 a")
+    assert spans == [(4, 8, "wind"), (8, 9, "##s"), (14, 15, "a")]
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,9 +72,7 @@ def test_encode_equals_terms(pieces: Analyzer, texts: list[str]) -> None:
     encoder = pieces.encoder()
     offsets, ids = encoder.encode(texts)
     words = [encoder.terms[i] for i in ids]
-    assert [words[low:high] for low, high in zip(offsets, offsets[1:])] == [
-        pieces.terms(text) for text in texts
-    ]
+    assert [words[low:high] for low, high in pairwise(offsets)] == [pieces.terms(text) for text in texts]
     assert [[term for _, _, term in pieces.spans(text)] for text in texts] == [
         pieces.terms(text) for text in texts
     ]
@@ -117,9 +115,15 @@ def test_a_file_that_is_no_vocabulary(content: bytes, tmp_path: Path) -> None:
         analyzer(f"wordpiece:{path}")
 
 
-@pytest.mark.parametrize("name", ["wordpiece:", "wordpiece:no/such/vocab.txt", "wordpiece:a\0b", "wordpiece"])
+@pytest.mark.parametrize("name", ["wordpiece:no/such/vocab.txt", "wordpiece:a\0b", "wordpiece:."])
 def test_a_file_that_is_not_there(name: str) -> None:
     with pytest.raises(UserError, match="cannot read"):
+        analyzer(name)
+
+
+@pytest.mark.parametrize("name", ["wordpiece", "wordpiece:"])
+def test_no_file_is_named(name: str) -> None:
+    with pytest.raises(UserError, match="wordpiece:FILE"):
         analyzer(name)
 
 

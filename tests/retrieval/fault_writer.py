@@ -1,7 +1,7 @@
 """A small writer for the fault tests to kill: `fault_writer.py create|append DIR FIRST COUNT COMMITS`.
 
-Commits COMMITS times COUNT documents, named from FIRST on, through the Store alone; prints {"committed": N} after
-each, N live documents. Exits as the command line does.
+Commits COMMITS times COUNT documents, named from FIRST on, through the Store alone; after each it prints
+{"committed": N}, N live documents. Exits as the command line does.
 """
 
 from __future__ import annotations

@@ -8,14 +8,13 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from retrieval import manifest, snapshot, verified
+from retrieval import diskio, manifest, snapshot, verified
 from retrieval.artefact import Store
 from retrieval.errors import CorruptIndex, StorageError, UnsupportedFormat
 from retrieval.part import npy_header
@@ -243,20 +242,20 @@ def test_a_file_cut_short_after_the_opening(index: Path) -> None:
 
 
 @pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[int]]:
+def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """The sizes of the files that are hashed; every index counts as large, and no file as young."""
     sizes: list[int] = []
-    real = snapshot.hash_descriptor
+    real = diskio.hash_descriptor
 
     def counting(fd: int, size: int) -> str:
         sizes.append(size)
         return real(fd, size)
 
-    monkeypatch.setattr(snapshot, "hash_descriptor", counting)
+    monkeypatch.setattr(diskio, "hash_descriptor", counting)
     monkeypatch.setattr(snapshot, "TINY", 0)
     monkeypatch.setattr(verified, "_YOUNG_NS", -1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield sizes
+    return sizes
 
 
 def test_files_are_hashed_once(index: Path, hashed: list[int]) -> None:

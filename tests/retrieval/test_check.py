@@ -72,11 +72,15 @@ def test_an_index_without_documents(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "other") == []
 
 
+IDS = st.text(
+    st.characters(min_codepoint=33, exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]),
+    min_size=1,
+    max_size=20,
+)
+
+
 @settings(deadline=None, max_examples=30)
-@given(
-    ids=st.lists(st.text(st.characters(min_codepoint=33, exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=1), unique=True, max_size=30),
-    cuts=st.integers(1, 5),
-)  # fmt: skip
+@given(ids=st.lists(IDS, unique=True, max_size=30), cuts=st.integers(1, 5))
 def test_ids_of_any_kind(tmp_path_factory: pytest.TempPathFactory, ids: list[str], cuts: int) -> None:
     path = tmp_path_factory.mktemp("x") / "index"
     Store.create(path)
