@@ -135,7 +135,7 @@ class _Table:
         judged = np.fromiter(grades.values(), np.int64, len(grades))
         if marco and self.exact is not None:
             hits = self.exact[query_id]
-            ranked = sorted(hits, key=lambda doc_id: (-hits[doc_id], doc_id))
+            ranked = sorted(hits, key=lambda doc: (-hits[doc], doc))
             return Ranking(np.array([grades.get(doc_id, UNJUDGED) for doc_id in ranked], np.int64), judged)
         span = self._span(query_id)
         docs = self._marco(span) if marco else self.run.docs[span]
@@ -151,7 +151,7 @@ class _Table:
         docs, scores = self.run.docs[span], self.run.scores[span]
         if not (scores[1:] == scores[:-1]).any():
             return docs
-        return docs[np.lexsort((-np.arange(len(docs)), -scores))]
+        return docs[np.lexsort((np.arange(len(docs), 0, -1), -scores))]
 
 
 def _some(names: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ Grades = NDArray[np.int64]
 # The grade of a document without judgement. (A negative judgement is "pooled, not judged" to trec_eval.)
 UNJUDGED = int(np.iinfo(np.int64).min)
 REQUIRED = object()
+_ROUNDING = 0.9  # what trec_eval adds before it cuts a recall down to a number of documents
 
 
 class Ranking(NamedTuple):
@@ -211,7 +212,9 @@ def measure(name: str, *, at: str = "cutoff", total: bool = False, **defaults: A
 def _relevant(ranking: Ranking, rel: int, judged_only: bool = False) -> NDArray[np.bool_]:
     """bool [hits]: relevant at this rank; without the documents not judged if `judged_only`."""
     grades = ranking.grades
-    return (grades[grades >= 0] if judged_only else grades) >= rel
+    if judged_only:
+        grades = grades[grades >= 0]
+    return grades >= rel
 
 
 def _wanted(ranking: Ranking, rel: int) -> int:
@@ -230,7 +233,7 @@ def ndcg(ranking: Ranking, cutoff: int | None, dcg: str, gains: Gains | None, ju
         grades, judged = (_mapped(side, gains) for side in (grades, judged))
     if judged_only:
         grades = grades[grades >= 0]
-    ideal = np.sort(judged[judged > 0])[::-1]
+    ideal = -np.sort(-judged[judged > 0])
     return _over(_dcg(grades[:cutoff], dcg), _dcg(ideal[:cutoff], dcg))
 
 
@@ -243,7 +246,7 @@ def _dcg(grades: Grades, form: str) -> float:
     gains = grades[ranks].astype(np.float64)
     if form == "exp-log2":
         gains = np.exp2(gains) - 1.0
-    return float((gains / np.log2(ranks + 2.0)).sum())
+    return float((gains / np.log2(2.0 + ranks)).sum())
 
 
 @measure("AP", cutoff=None, rel=1, judged_only=False)
@@ -299,7 +302,7 @@ def bpref(ranking: Ranking, rel: int) -> float:
     right = _relevant(ranking, rel, judged_only=True)
     wanted, wrong = _wanted(ranking, rel), np.count_nonzero((ranking.judged >= 0) & (ranking.judged < rel))
     above = np.minimum(
-        np.cumsum(~right)[right], wanted
+        np.minimum(wanted, np.cumsum(~right)[right]), wanted
     )  # judged not relevant, ranked above each relevant one
     return _over(float((1.0 - above / max(1, min(int(wrong), wanted))).sum()), wanted)
 
@@ -309,8 +312,8 @@ def iprec(ranking: Ranking, recall: float, rel: int, judged_only: bool) -> float
     """The best precision at or below the rank where the recall is reached."""
     right = _relevant(ranking, rel, judged_only)
     found = np.cumsum(right)
-    # trec_eval adds .9 and cuts; ir-measures hands the recall over with two digits.
-    needed = int(float(f"{recall:.2f}") * _wanted(ranking, rel) + 0.9)
+    # ir-measures hands the recall over with two digits.
+    needed = int(float(f"{recall:.2f}") * _wanted(ranking, rel) + _ROUNDING)
     enough = found >= needed
     precisions = (found / np.arange(1, len(right) + 1))[enough]
     return float(precisions.max()) if len(precisions) else 0.0

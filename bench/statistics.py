@@ -75,14 +75,14 @@ def randomisation(a: ArrayLike, b: ArrayLike, *, samples: int = 10_000, seed: in
             flips = random.integers(0, 2, (count, len(gap)), dtype=np.int8)
         sums = np.abs((1.0 - 2.0 * flips) @ gap)
         as_large += int(np.count_nonzero(sums >= seen * (1 - 1e-12) - 1e-15))
-    return Comparison(float(gap.mean()), as_large / patterns if exact else (as_large + 1) / (patterns + 1))
+    return Comparison(float(gap.mean()), as_large / patterns if exact else (1 + as_large) / (1 + patterns))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction of several p-values, in the order given."""
     adjusted, floor = [0.0] * len(p_values), 0.0
     for step, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        floor = max(floor, min(1.0, (len(p_values) - step) * p_values[place]))
+        floor = max(min(1.0, (len(p_values) - step) * p_values[place]), floor)
         adjusted[place] = floor
     return adjusted
 

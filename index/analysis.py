@@ -59,7 +59,7 @@ class _Terms(dict[bytes, str]):
     def __missing__(self, word: bytes) -> str:
         if len(self) >= _CACHE_WORDS:
             self.clear()
-        term = self[word] = self._analyzer.terms_of([word.decode()])[0]
+        term = self[word] = self._analyzer.terms_of([truncate(word.decode())])[0]
         return term
 
 

@@ -55,16 +55,67 @@ def bm25(q, tf, doc, norms, code):
 
 @nb.njit(**_JIT)
 def _find(docs, doc):
-    """Index of doc in the ascending slice docs (not empty), or -1; no branch in the loop."""
-    lo = np.uint32(0)
-    n = np.uint32(len(docs))
-    while n > np.uint32(1):
-        half = n >> np.uint32(1)
-        lo += half * np.uint32(docs[lo + half] <= doc)
-        n -= half
-    if docs[lo] == doc:
-        return np.int64(lo)
+    """Index of doc in the ascending slice docs (not empty) of one chunk, or -1.
+
+    Starts where the document would stand if the list were spread evenly, gallops to either side, and ends in a binary
+    search without branches: what costs here is cache misses, and near the guess there are few.
+    """
+    n = np.int64(len(docs))
+    lo = (n * np.int64(doc)) >> 16
+    step = np.int64(16)
+    if docs[lo] <= doc:
+        while lo + step < n and docs[lo + step] <= doc:
+            lo += step
+            step += step
+        span = min(step, n - lo)
+    else:
+        hi = lo
+        lo = hi - step
+        while lo > 0 and docs[lo] > doc:
+            hi = lo
+            step += step
+            lo = hi - step
+        lo = max(lo, np.int64(0))
+        span = hi - lo
+    low = np.uint64(lo)
+    left = np.uint64(span)
+    while left > np.uint64(1):
+        half = left >> np.uint64(1)
+        low += half * np.uint64(docs[low + half] <= doc)
+        left -= half
+    if docs[low] == doc:
+        return np.int64(low)
     return np.int64(-1)
+
+
+@nb.njit(**_JIT)
+def _probe(
+    docs, values, first, q, q_int, limit, open_docs, open_sums, n, table, width, norms, code, big_place, big_tf
+):  # fmt: skip
+    """Adds one list's contribution to n open documents and keeps those that reach limit; returns their number.
+
+    A list after the other, not a document after the other: the searches of one list do not wait for each other.
+    """
+    kept = 0
+    for c in range(n):
+        d = open_docs[c]
+        s = open_sums[c]
+        at = _find(docs, d)
+        if at >= 0:
+            v = np.int64(values[at])
+            if width == 0:
+                s += np.int32(q_int * v)
+            elif v < BIG_TF:
+                s += np.int32(q * table[np.uint64(v) * np.uint64(width) + np.uint64(code[d])])
+            else:
+                b = np.searchsorted(big_place, first + at)
+                if b < len(big_place) and big_place[b] == first + at:
+                    v = np.int64(big_tf[b])
+                s += bm25(q, v, d, norms, code)
+        open_docs[kept] = d
+        open_sums[kept] = s
+        kept += s >= limit
+    return kept
 
 
 @nb.njit(**_JIT)
@@ -83,22 +134,25 @@ def _collect_sparse(accumulator, docs, need, out, sums, n):
 
 @nb.njit(**_JIT)
 def _collect_dense(accumulator, need, out, sums):
-    """As _collect_sparse, for the whole accumulator: blocks whose maximum is too small cost one vector pass."""
-    n = 0
-    for start in range(0, CHUNK, _BLOCK):
-        block = accumulator[start : start + _BLOCK]
-        top = np.int32(0)
-        for x in range(np.uint32(_BLOCK)):
-            top = max(top, block[x])
-        if top >= need:
-            for x in range(np.uint32(_BLOCK)):
-                s = block[x]
+    """As _collect_sparse, for the whole accumulator.
+
+    need - 1 - sum is negative just where a sum reaches need, and or-ing the signs of a block is what LLVM turns into
+    vector code; a maximum it does not.
+    """
+    n = np.uint64(0)
+    for b in range(np.uint64(CHUNK // _BLOCK)):
+        start = b * np.uint64(_BLOCK)
+        hit = np.int32(0)
+        for x in range(np.uint64(_BLOCK)):
+            hit |= np.int32(need - np.int32(1) - accumulator[start + x])
+        if hit < 0:
+            for x in range(np.uint64(_BLOCK)):
+                s = accumulator[start + x]
                 out[n] = np.uint16(start + x)
                 sums[n] = s
-                n += s >= need
-        for x in range(np.uint32(_BLOCK)):
-            block[x] = np.int32(0)
-    return n
+                n += np.uint64(s >= need)
+    accumulator[:] = 0
+    return np.int64(n)
 
 
 @nb.njit(**_JIT)
@@ -206,32 +260,23 @@ def search(
                 n_open = _collect_sparse(accumulator, docs[p : p + slot_n[s]], need, open_docs, open_sums, n_open)
         else:
             n_open = _collect_dense(accumulator, need, open_docs, open_sums)
+        for x in range(skipped - 1, -1, -1):
+            if n_open == 0:
+                break
+            gain -= _PROBE_COST * n_open
+            p = slot_place[x]
+            n = slot_n[x]
+            i = slot[x]
+            n_open = _probe(
+                docs[p : p + n], values[p : p + n], p, q[i], q_int[i], threshold - below[x], open_docs, open_sums,
+                n_open, table, width, norms, chunk_code, big_place, big_tf,
+            )  # fmt: skip
         for c in range(n_open):
             total_int = np.int64(open_sums[c])
-            if total_int + rest < threshold:
+            if total_int < threshold:
                 continue
-            d = open_docs[c]
-            doc = base + np.int64(d)
+            doc = base + np.int64(open_docs[c])
             if len(alive) > 0 and alive[doc] == 0:
-                continue
-            x = skipped - 1
-            while x >= 0 and total_int + below[x + 1] >= threshold:
-                gain -= _PROBE_COST
-                p = slot_place[x]
-                at = _find(docs[p : p + slot_n[x]], d)
-                if at >= 0:
-                    i = slot[x]
-                    v = np.int64(values[p + at])
-                    if is_bm25:
-                        if v == BIG_TF:
-                            b = np.searchsorted(big_place, p + at)
-                            if b < len(big_place) and big_place[b] == p + at:
-                                v = np.int64(big_tf[b])
-                        total_int += bm25(q[i], v, d, norms, chunk_code)
-                    else:
-                        total_int += np.int64(q_int[i]) * v
-                x -= 1
-            if x >= 0 or total_int < threshold:
                 continue
             key = make_key(np.float32(total_int), rank[doc])
             if key <= min_key:

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from retrieval.cli_parser import Parser
 from retrieval.errors import RetrievalError, UnknownName
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.suppress(
         AttributeError, ValueError
     ):  # a terminal that cannot show a character gets its code
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        output: Any = sys.stdout
+        output.reconfigure(errors="backslashreplace")
     arguments, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
     try:
         code = _invoke(arguments)

@@ -25,7 +25,8 @@ DIRECTORY_HELP = "the index's directory"
 def write_json(value: Any) -> None:
     """One line of JSON on stdout, without raw characters that could steer a terminal."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    print(steering(json.dumps(value, ensure_ascii=not utf8)))
+    text = json.dumps(value, ensure_ascii=not utf8)
+    print(steering(text))
 
 
 def note(text: str) -> None:

@@ -71,7 +71,7 @@ def index(given: Namespace) -> None:
     corpus = open_corpus(given.corpus, skip_bad=given.skip_bad, repair_encoding=given.repair_encoding)
     with _opened(given, budget) as target:
         with watching(corpus) as count:
-            target.add(corpus, update=given.update, progress=count)
+            target.add(corpus, update=bool(given.update), progress=count)
         generation = target.commit()
         _report_skipped(corpus)
         write_json({"committed": len(target), "generation": generation})

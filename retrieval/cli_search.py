@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from retrieval.types import Document, Hit, Query, Run, StageTrace
 
 _PIPELINE_HELP = "stages, such as 'bm25(k1=1.2) %% 1000' (default: what the index stores, else its only one)"
+_DEEP = 1000  # hits a query in a run file
 _GROUP = 2000  # queries searched between two looks at the clock
 
 
@@ -54,7 +55,7 @@ def search(given: Namespace) -> None:
     queries = read_queries(given.queries)
     threads = given.threads or os.cpu_count() or 1
     with open_index(given.directory) as index:
-        stage = index.pipeline(given.pipeline, filter=given.filter, threads=threads) % (given.k or 1000)
+        stage = index.pipeline(given.pipeline, filter=given.filter, threads=threads) % (given.k or _DEEP)
         _search_file(stage, queries, given.run, given.json)
 
 

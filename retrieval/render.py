@@ -29,7 +29,7 @@ def printable(text: str) -> str:
     """The text without what could steer a terminal: controls and bidi marks escaped, white space plain."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(char if char.isprintable() and char not in _BIDI else _escaped(char) for char in text)
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
 def _escaped(char: str) -> str:

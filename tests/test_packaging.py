@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -159,6 +160,28 @@ def test_bare_checkout(tree: Path, tmp_path: Path) -> None:
     places = run(python, "-c", PROBE, cwd=tree).split()
     assert places == sorted(str(tree / f / "__init__.py") for f in (*FOLDERS, "retrieval"))
     assert "search" in run(python, "-m", "retrieval", "--help", cwd=tree)
+
+
+def test_core_dependencies_are_what_is_imported(root: Path) -> None:
+    files = [p for f in ("retrieval", *FOLDERS) for p in (root / f).rglob("*.py") if "engines" not in p.name]
+    imported = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+    def modules(requirements: list[str]) -> set[str]:
+        names = {re.split(r"[<>=\[ ]", requirement)[0] for requirement in requirements}
+        return {"Stemmer" if name == "PyStemmer" else name.replace("-", "_") for name in names}
+
+    core = modules(project["dependencies"])
+    extras = set().union(*map(modules, project["optional-dependencies"].values()))
+    foreign = imported - set(sys.stdlib_module_names) - {"retrieval", "__future__"}
+    assert core - foreign == set()
+    assert foreign - core - extras - {"faiss", "jnius", "jnius_config"} == set()
 
 
 def test_one_version(root: Path) -> None:

@@ -64,7 +64,7 @@ def overlap(run: dict[str, dict[str, float]], judged: dict[str, dict[str, int]])
     return bool({d for q in both for d in run[q]} & {d for q in both for d in judged[q]})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(runs, qrels)
 def test_equals_ir_measures(run: dict[str, dict[str, float]], judged: dict[str, dict[str, int]]) -> None:
     theirs = pytest.importorskip("ir_measures")
@@ -111,6 +111,15 @@ def test_ndcg_by_hand() -> None:
     # 2**grade - 1: 1/log2(3) + 7/2 + 3/log2(5) over 7 + 3/log2(3) + 1/2
     expected = (1 / np.log2(3) + 3.5 + 3 / np.log2(5)) / (7 + 3 / np.log2(3) + 0.5)
     assert parse("nDCG(dcg='exp-log2')").value(Ranking(grades, grades)) == pytest.approx(expected)
+
+
+def test_bpref_by_hand() -> None:
+    """With one relevant document only the first of the others counts against it."""
+    judged = np.array([1, 0, 0, 0])
+    values = [
+        parse("Bpref").value(Ranking(np.array(ranked), judged)) for ranked in ([0, 0, 0, 1], [UNJUDGED, 1, 0])
+    ]
+    assert values == [0.0, 1.0]
 
 
 def test_empty_ranking_is_zero() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from retrieval.index.analysis import analyzer
 from retrieval.index.lucene import STANDARD
+from retrieval.index.tokenize import PADDING, _keys
 from retrieval.index.unicode import UNICODE_WORDS, Rules
 
 NAMES = ["english", "lucene", "words", "german", "turkish", "arabic"]
@@ -123,6 +124,14 @@ def test_it_grows_over_many_batches() -> None:
     assert encoder.nbytes > before + sum(map(len, known))
 
 
+def test_two_words_with_the_same_hash_are_told_apart() -> None:
+    # Found by search: equal first bytes, equal length, equal 56-bit hash. Only their bytes differ.
+    words = ["collides3dgig25ubdlpwrjf", "collidesticrv56duvz05x8i"]
+    keys = [_keys(np.frombuffer(word.encode() + bytes(PADDING), dtype=np.uint8), 0, 24) for word in words]
+    assert keys[0] == keys[1]
+    assert encoded("words", [" ".join(words * 2)]) == [words * 2]
+
+
 def test_words_that_share_their_first_eight_bytes_and_length_are_told_apart() -> None:
     words = [f"{'x' * 8}{i:020d}{'y' * (i % 3)}" for i in range(5_000)]
     words += ["a" * n for n in range(1, 256)]
@@ -143,6 +152,13 @@ def test_long_words(name: str, letter: str, length: int) -> None:
         assert terms[:-1] == [letter * min(length, 255 // len(letter.encode()))]
     else:  # split as Lucene splits
         assert len(terms) - 1 == -(-length // (255 // (units // length)))
+
+
+@pytest.mark.parametrize("name", ["english", "lucene", "german"])
+def test_a_long_word_is_cut_before_it_is_stemmed(name: str) -> None:
+    suffixes = ("ies", "ings", "\u00fcngen", "\u2019s")
+    texts = ["b" * length + suffix for length in range(250, 256) for suffix in suffixes]
+    assert encoded(name, texts) == [analyzer(name).terms(text) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -515,11 +515,12 @@ def test_a_cold_search_imports_nothing_heavy(root: Path, index: Path) -> None:
 
 
 def test_output_that_nobody_reads(root: Path, index: Path) -> None:
-    with retrieve(root, "search", index, "wind") as process:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with retrieve(root, "search", index, "wind", env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.stderr.read().startswith("2 of 4 documents in ")
+        assert process.stderr.read().splitlines()[1:] == []  # the note on the hits
     assert process.returncode == 0
 
 

@@ -1,0 +1,23 @@
+"""The set of waiting ids against a dict."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.index.idset import IdSet
+
+ids = st.lists(st.text(alphabet="abc", min_size=1, max_size=3), unique=True, max_size=20)
+
+
+@given(st.lists(ids, max_size=8), ids)
+def test_finds_what_was_added(batches: list[list[str]], asked: list[str]) -> None:
+    known: dict[str, int] = {}
+    found = IdSet()
+    for batch in batches:
+        fresh = [doc_id for doc_id in batch if doc_id not in known]
+        assert found.find(batch).tolist() == [known.get(doc_id, -1) for doc_id in batch]
+        found.add(fresh)
+        known.update({doc_id: number for number, doc_id in enumerate(fresh, len(known))})
+    assert found.find(asked).tolist() == [known.get(doc_id, -1) for doc_id in asked]
+    assert found.count == len(known)
