@@ -35,7 +35,7 @@ def part_bytes(index: Path, names: tuple[str, ...]) -> int:
     return sum(path.stat().st_size for name in names for path in index.glob(f"seg-*/{name}.npy"))
 
 
-@registry.register("arrays", kind="sparse")
+@registry.register("arrays", kind="sparse method")
 class Arrays(Impacts):
     """Impacts from the arrays of a corpus folder: no engine has to parse them. Documents come in order."""
 

@@ -75,7 +75,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cutoff": (_whole, "a whole number from 1"),
     "dcg": (lambda v: v in ("log2", "exp-log2"), "'log2' or 'exp-log2'"),
     "gains": (
-        lambda v: type(v) is dict and all(type(n) is int for pair in v.items() for n in pair),
+        lambda v: (
+            type(v) is dict and all(type(n) is int and abs(n) < 1000 for pair in v.items() for n in pair)
+        ),
         "a mapping",
     ),
     "judged_only": (lambda v: type(v) is bool, "True or False"),
@@ -301,9 +303,8 @@ def bpref(ranking: Ranking, rel: int) -> float:
     """Share of (relevant, judged not relevant) pairs in the right order; unjudged ones are passed over."""
     right = _relevant(ranking, rel, judged_only=True)
     wanted, wrong = _wanted(ranking, rel), np.count_nonzero((ranking.judged >= 0) & (ranking.judged < rel))
-    above = np.minimum(
-        np.minimum(wanted, np.cumsum(~right)[right]), wanted
-    )  # judged not relevant, ranked above each relevant one
+    # Judged not relevant and ranked above, for each relevant document.
+    above = np.minimum(np.cumsum(~right)[right], wanted)
     return _over(float((1.0 - above / max(1, min(int(wrong), wanted))).sum()), wanted)
 
 

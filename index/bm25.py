@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrieval.part import Part
 
 
-@registry.register("bm25", kind="sparse")
+@registry.register("bm25", kind="sparse method")
 class Bm25:
     """The method. Query parameters: k1 (0 and more) and b (0 to 1)."""
 

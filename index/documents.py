@@ -95,7 +95,7 @@ class DocumentsWriter:
             end = int(np.searchsorted(ends, base + least)) + 1 if least else len(ends)
             if end > len(ends):
                 break
-            size = int(ends[end - 1]) - base
+            size = int(ends[end - 1]) - base - _LEAST * (end - start)
             texts = pending[3 * start : 3 * end]
             if size > LARGEST + BLOCK:
                 name = self._pending_ids[end - 1]

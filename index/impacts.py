@@ -31,7 +31,7 @@ LARGEST = 255
 _FIELD = "vector"
 
 
-@registry.register("impacts", kind="sparse")
+@registry.register("impacts", kind="sparse method")
 class Impacts:
     """The method. Its model is the file of vectors; without one, documents bring a field `vector`."""
 
@@ -102,8 +102,11 @@ class ImpactsBuilder:
         weights: list[float] = []
         ends = [0]
         numbers = self._numbers
-        for document in documents:
-            vector = self._vectors.get(document.doc_id) if self._vectors else document.metadata.get(_FIELD)
+        if self._vectors:
+            vectors = self._vectors.get(documents)
+        else:
+            vectors = [document.metadata.get(_FIELD) for document in documents]
+        for document, vector in zip(documents, vectors, strict=True):
             if not isinstance(vector, Mapping):
                 raise UserError(
                     f"document {document.doc_id!r} has no vector; give one a document, "
@@ -142,15 +145,17 @@ class _Vectors:
         self._places: dict[str, int] = {}
         for at, _, record in _lines(path):
             self._places[record["id"]] = at
-        self._file = open(path, "rb")  # noqa: SIM115 - read while the builder lives
 
-    def get(self, doc_id: str) -> Any:
-        """The vector of a document, or None."""
-        at = self._places.get(doc_id)
-        if at is None:
-            return None
-        self._file.seek(at)
-        return orjson.loads(self._file.readline())["vector"]
+    def get(self, documents: Sequence[Document]) -> list[Any]:
+        """The vector of each document, or None."""
+        found: list[Any] = []
+        with open(self._path, "rb") as file:
+            for document in documents:
+                at = self._places.get(document.doc_id)
+                if at is not None:
+                    file.seek(at)
+                found.append(None if at is None else orjson.loads(file.readline())["vector"])
+        return found
 
 
 def _lines(path: str) -> Any:

@@ -126,6 +126,8 @@ class Index:
     # --- changing ---------------------------------------------------------------------------------------------
 
     def _changes(self) -> Writer:
+        if not self._methods:
+            raise UserError(f"the index at {self.path!r} was never committed; create it again")
         if self._writer is None:
             transaction = self._begin() if self._begin else Store.writer(self.path)
             if self._view is not None and transaction.generation != self.generation:
@@ -195,7 +197,7 @@ class Index:
     ) -> list[Document]:
         if update:
             last = {document.doc_id: place for place, document in enumerate(batch)}
-            writer.delete([batch[place].doc_id for place in repeated], missing_ok=True)
+            writer.replace([batch[place].doc_id for place in repeated])
             return [document for place, document in enumerate(batch) if last[document.doc_id] == place]
         for place in repeated:
             problem = f"the id {batch[place].doc_id!r} is known already"
@@ -338,6 +340,8 @@ class Index:
         """
         text = text or self._options.get("pipeline")
         if text is None:
+            if not self._methods:
+                raise UserError(f"the index at {self.path!r} was never committed; create it again")
             if len(self._methods) > 1:
                 names = ", ".join(self._methods)
                 raise CompositionError(f"the index has the representations {names}; name a pipeline, e.g. {names.split(',')[0]!r}")
@@ -357,7 +361,9 @@ class Index:
     def search(
         self, query: str, k: int = 10, *, pipeline: str | None = None, filter: str | None = None
     ) -> list[Hit]:
-        """The best k documents of one query."""
+        """The best k documents of one query; none of an index that has no commit yet."""
+        if self._view is None or not self._methods:
+            return []
         key = f"{pipeline}\0{filter}"
         if key not in self._stages:
             if len(self._stages) > 16:

@@ -66,7 +66,7 @@ def parse_spec(text: str) -> Spec:
     if not equals:
         name, rest = "", text
     method, _, model = rest.partition(":")
-    registry.lookup(method, kind="sparse")
+    registry.lookup(method, kind="sparse method")
     if not name:
         name = method
     if not _NAME.fullmatch(name):
@@ -78,11 +78,11 @@ def parse_spec(text: str) -> Spec:
 
 def create_method(spec: Spec, analyzer: str, options: Mapping[str, Any]) -> SparseMethod:
     """A new method with its settings. Raises UnknownName, UserError."""
-    method: SparseMethod = registry.lookup(spec.method, kind="sparse").create(spec.model, analyzer, options)
+    method: SparseMethod = registry.lookup(spec.method, kind="sparse method").create(spec.model, analyzer, options)
     return method
 
 
 def restore_method(settings: Mapping[str, Any]) -> SparseMethod:
     """The method that a commit's settings describe. Raises UserError if its analyzer is another one here."""
-    method: SparseMethod = registry.lookup(settings["kind"], kind="sparse").restore(settings)
+    method: SparseMethod = registry.lookup(settings["kind"], kind="sparse method").restore(settings)
     return method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +85,15 @@ class Writer:
         self._memory = memory
         self._store_text = store_text
         self._segment: SegmentWriter | None = None
+        self._finished: list[dict[str, Any]] = []  # entries of new segments; the open one comes after them
+        self._starts: list[int] = []  # number in _ids of each new segment's first document
         self._ids = IdSet()
-        self._deleted: dict[int, set[int]] = {}  # segment of the view (or len(segments): the new one) -> documents
+        self._deleted: dict[int, set[int]] = {}  # segment (the view's, then the new ones) -> documents
 
     @property
     def changed(self) -> bool:
         """Whether a commit would change anything."""
-        return self._segment is not None or bool(self._deleted)
+        return self._segment is not None or bool(self._finished) or bool(self._deleted)
 
     def duplicates(self, ids: Sequence[str]) -> list[int]:
         """Places in ids of those that are known already, or stand earlier in the batch."""
@@ -106,7 +109,6 @@ class Writer:
     def _find(self, ids: Sequence[str]) -> list[tuple[int, int] | None]:
         """(segment, document) of each id that is live, the new segment included."""
         places: list[tuple[int, int] | None] = [None] * len(ids)
-        old = len(self._view.segments) if self._view else 0
         if self._view is not None:
             for number, segment in enumerate(self._view.segments):
                 local = segment.store.lookup_many(ids)
@@ -117,15 +119,31 @@ class Writer:
                         places[at] = (number, document)
         waiting = self._ids.find(ids)
         for at in np.flatnonzero(waiting >= 0).tolist():
-            if int(waiting[at]) not in self._deleted.get(old, ()):
-                places[at] = (old, int(waiting[at]))
+            new = bisect_right(self._starts, int(waiting[at])) - 1
+            number, document = self._old + new, int(waiting[at]) - self._starts[new]
+            if document not in self._deleted.get(number, ()):
+                places[at] = (number, document)
         return places
+
+    @property
+    def _old(self) -> int:
+        """Segments that were there before."""
+        return len(self._view.segments) if self._view else 0
+
+    def replace(self, ids: Sequence[str]) -> None:
+        """Makes room for new versions of documents: the ones that are there are deleted."""
+        here = self._old + len(self._finished)
+        if self._segment is not None and any(place and place[0] == here for place in self._find(ids)):
+            self._finished.append(self._segment.finish())  # an id stands only once in a segment
+            self._segment = None
+        self.delete(ids, missing_ok=True)
 
     def add(self, batch: Sequence[Document]) -> None:
         """New documents; the caller has dealt with duplicates."""
         if not batch:
             return
         if self._segment is None:
+            self._starts.append(self._ids.count)
             self._segment = SegmentWriter(
                 self.transaction, self._methods, memory=self._memory, store_text=self._store_text
             )
@@ -147,12 +165,12 @@ class Writer:
     def commit(self, representations: Mapping[str, Any], options: Mapping[str, Any]) -> int:
         """Makes it durable; returns the generation."""
         segments = [dict(segment.entry) for segment in self._view.segments] if self._view else []
-        old = len(segments)
+        segments += self._finished
         if self._segment is not None:
             segments.append(self._segment.finish())
         for number, gone in sorted(self._deleted.items()):
             entry = segments[number]
-            already = self._view.segments[number].alive if self._view and number < old else np.empty(0, np.uint8)
+            already = self._view.segments[number].alive if self._view and number < self._old else np.empty(0, np.uint8)
             dead = np.zeros(entry["docs"], bool) if not len(already) else already == 0
             dead[list(gone)] = True
             if dead.all():
@@ -166,7 +184,7 @@ class Writer:
 
     def _lists(self, number: int, entry: Mapping[str, Any]) -> dict[str, Postings]:
         """Each representation's lists of a segment, committed or about to be."""
-        if self._view is not None and number < len(self._view.segments):
+        if self._view is not None and number < self._old:
             return {name: self._view.segments[number].postings(name) for name in self._methods}
         files = PartFiles(self.transaction)
         return {name: Postings(files, entry["parts"][name]) for name in self._methods}

@@ -139,13 +139,15 @@ def _fail(message: str, code: int, debug: bool) -> int:
     lines = [printable(first), *([printable(" ".join(rest))] if rest else [])]
     with contextlib.suppress(OSError, ValueError):  # stderr is closed
         print("\n".join(lines), file=sys.stderr, flush=True)
-    with contextlib.suppress(OSError, ValueError):
+    try:
         sys.stdout.flush()
+    except (OSError, ValueError):
+        _discard_output()
     return code
 
 
 def _discard_output() -> None:
-    """Points stdout at nothing, so that the interpreter's last flush does not fail on the closed pipe."""
+    """Points stdout at nothing, so that the interpreter's last flush does not fail as ours did."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

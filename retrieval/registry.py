@@ -25,8 +25,8 @@ _FACTORIES: dict[tuple[str, str], Factory] = {}
 _BUILT_IN = {
     ("fusion", "minmax"): "retrieval.rerank.fusion",
     ("fusion", "rrf"): "retrieval.rerank.fusion",
-    ("sparse", "bm25"): "retrieval.index.bm25",
-    ("sparse", "impacts"): "retrieval.index.impacts",
+    ("sparse method", "bm25"): "retrieval.index.bm25",
+    ("sparse method", "impacts"): "retrieval.index.impacts",
 }
 
 

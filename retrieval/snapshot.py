@@ -7,7 +7,6 @@ import mmap
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -125,6 +124,8 @@ class Snapshot:
                 unknown.append((name, status))
         work = [(name, self._descriptors[name], status.st_size) for name, status in unknown]
         if sum(size for _, _, size in work) > 8 * TINY and (os.cpu_count() or 1) > 1:
+            from concurrent.futures import ThreadPoolExecutor  # a tenth of a cold opening
+
             with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter's lock
                 hashes = list(pool.map(self._hash, work))
         else:

@@ -186,6 +186,15 @@ def test_create_then_begin_notices_another_writer(tmp_path: Path) -> None:
         store.begin()
 
 
+def test_scratch_outlives_commits_and_goes_with_the_writer(tmp_path: Path) -> None:
+    with Store.writer(tmp_path, create=True) as writer:
+        scratch = Path(writer.scratch())
+        (scratch / "spill").touch()
+        add(writer)
+        assert (scratch / "spill").exists()
+    assert names(tmp_path) == {"LOCK", "COMMIT", "old", "seg-"}
+
+
 def test_two_generations_are_kept(tmp_path: Path) -> None:
     first = make(tmp_path)
     with Store.writer(tmp_path) as writer:
