@@ -29,6 +29,7 @@ GOALS = {
         ("list_bytes", "pisa", 2.0),
     ],
 }
+COMPACT_BYTES = 1.0  # the goal of the compact lists
 SEISMIC_RECALL = 0.99
 
 
@@ -134,7 +135,8 @@ def ratios(found: dict[str, Any]) -> list[dict[str, Any]]:
                 mine, theirs = figure(found, ours, what, mode), best(found, peer, what)
                 if mine and theirs:
                     row = {"what": what, "mode": f"{ours} {mode}".strip(), "peer": peer}
-                    rows.append({**row, "ratio": mine / theirs, "goal": goal})
+                    small = (ours, what) == ("ours-compact", "list_bytes")
+                    rows.append({**row, "ratio": mine / theirs, "goal": COMPACT_BYTES if small else goal})
     return rows
 
 

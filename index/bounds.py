@@ -20,12 +20,12 @@ def length_norms(
 
 
 def bm25_table(
-    lengths: NDArray[np.int32], mean: float, k1: float = K1, b: float = B
+    lengths: NDArray[np.int32], mean: float, k1: float = K1, b: float = B, rows: int = 256
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(tf / (tf + norm) as float32[256 * width], row tf, column length code; norms float32[width])."""
+    """(tf / (tf + norm) as float32[rows * width], row tf, column length code; norms float32[width])."""
     norms = length_norms(lengths, mean, k1, b)
-    tf = np.arange(256, dtype=np.float32)[:, None]
-    table = np.zeros((256, len(norms)), np.float32)
+    tf = np.arange(rows, dtype=np.float32)[:, None]
+    table = np.zeros((rows, len(norms)), np.float32)
     np.divide(tf[1:], tf[1:] + norms, out=table[1:])
     return table.reshape(-1), norms
 

@@ -16,7 +16,6 @@ import numpy as np
 from retrieval.index.topk import make_key, select, sort_descending
 
 CHUNK = 65536
-BIG_TF = 255  # a stored value of 255 may stand for more: the exact frequency is in the overflow list
 _JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 _BLOCK = 64
 _SPARSE = 6144  # fewer postings than this in a window: walk them again instead of sweeping the accumulator
@@ -24,19 +23,50 @@ _SORT_LIMIT = 64  # lists a window beyond which ordering the bounds costs more t
 _PROBE_COST = 40  # postings added in the time of one probe
 
 
+@nb.njit(inline="always", **_JIT)
+def stored(values, place, bits):
+    """The stored value of a posting: a byte, or half of one."""
+    if bits == 8:
+        return np.uint32(values[place])
+    at = np.uint64(place)
+    return np.uint32(values[at >> np.uint64(1)] >> np.uint8((at & np.uint64(1)) << np.uint64(2))) & np.uint32(15)
+
+
 @nb.njit(**_JIT)
-def add_bm25(accumulator, docs, values, first, q, table, width, norms, code, big_place, big_tf):
-    """Adds one list's BM25 contributions, q * tf / (tf + norm) in fixed point, to the accumulator of its chunk."""
+def add_bm25(accumulator, docs, values, bits, first, q, table, width, norms, code, big_place, big_tf):
+    """Adds one list's BM25 contributions, q * tf / (tf + norm) in fixed point, to the accumulator of its chunk.
+
+    docs: the list's slice; values: those of all lists, of which the slice's begin at posting `first`.
+    """
     columns = np.uint32(width)
-    for j in range(np.uint32(len(docs))):
-        d = docs[j]
-        accumulator[d] += np.int32(q * table[np.uint32(values[j]) * columns + np.uint32(code[d])])
-    if len(big_place) > 0:  # frequencies of 255 and more: replace what row 255 of the table gave
+    if bits == 8:
+        for j in range(np.uint64(len(docs))):
+            d = docs[j]
+            v = np.uint32(values[np.uint64(first) + j])
+            accumulator[d] += np.int32(q * table[v * columns + np.uint32(code[d])])
+    else:
+        for j in range(np.uint64(len(docs))):
+            d = docs[j]
+            v = stored(values, np.uint64(first) + j, bits)
+            accumulator[d] += np.int32(q * table[v * columns + np.uint32(code[d])])
+    if len(big_place) > 0:  # frequencies that do not fit: replace what the table's last row gave
+        most = (1 << bits) - 1
         at = np.searchsorted(big_place, first)
         while at < len(big_place) and big_place[at] < first + len(docs):
             d = docs[big_place[at] - first]
-            accumulator[d] += bm25(q, big_tf[at], d, norms, code) - bm25(q, BIG_TF, d, norms, code)
+            accumulator[d] += bm25(q, big_tf[at], d, norms, code) - bm25(q, most, d, norms, code)
             at += 1
+
+
+@nb.njit(inline="always", **_JIT)
+def frequency(values, place, bits, big_place, big_tf):
+    """The exact term frequency of a posting."""
+    v = np.int64(stored(values, place, bits))
+    if v == (1 << bits) - 1:
+        at = np.searchsorted(big_place, place)
+        if at < len(big_place) and big_place[at] == place:
+            v = np.int64(big_tf[at])
+    return v
 
 
 @nb.njit(**_JIT)
@@ -90,7 +120,7 @@ def _find(docs, doc):
 
 @nb.njit(**_JIT)
 def _probe(
-    docs, values, first, q, q_int, limit, open_docs, open_sums, n, table, width, norms, code, big_place, big_tf
+    docs, values, bits, first, q, q_int, limit, open_docs, open_sums, n, norms, width, code, big_place, big_tf
 ):  # fmt: skip
     """Adds one list's contribution to n open documents and keeps those that reach limit; returns their number.
 
@@ -102,16 +132,11 @@ def _probe(
         s = open_sums[c]
         at = _find(docs, d)
         if at >= 0:
-            v = np.int64(values[at])
+            at += first
             if width == 0:
-                s += np.int32(q_int * v)
-            elif v < BIG_TF:
-                s += np.int32(q * table[np.uint64(v) * np.uint64(width) + np.uint64(code[d])])
+                s += q_int * np.int32(values[at])
             else:
-                b = np.searchsorted(big_place, first + at)
-                if b < len(big_place) and big_place[b] == first + at:
-                    v = np.int64(big_tf[b])
-                s += bm25(q, v, d, norms, code)
+                s += bm25(q, frequency(values, at, bits, big_place, big_tf), d, norms, code)
         open_docs[kept] = d
         open_sums[kept] = s
         kept += s >= limit
@@ -157,16 +182,17 @@ def _collect_dense(accumulator, need, out, sums):
 
 @nb.njit(**_JIT)
 def search(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound,
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits,
     table, width, norms, code, rank, alive,
     term_start, term_dir, term_dir_end, q, q_int, bound_scale,
     k, threshold, prune, accumulator, open_docs, open_sums, keys, found,
 ):  # fmt: skip
     """Top k of one query over one segment; returns how many stand, best first, in keys (int64) and found (int32).
 
-    docs uint16[P], values uint8[P]: postings, a term's after another, ascending by document.
+    docs uint16[P], values uint8: postings, a term's after another, ascending by document; a value takes `bits`, 8 or 4.
+    big_place, big_tf: the postings whose frequency does not fit, ascending, and their frequencies.
     dir_*: one entry a (term, chunk): chunk uint16, count - 1 uint16, bound uint8.
-    width > 0: BM25 with table float32[256 * width] (row tf), norms float32[width], code[documents]; width 0: impacts.
+    width > 0: BM25 with table float32[rows * width] (row tf), norms float32[width], code[documents]; width 0: impacts.
     term_*: per query term first posting, directory range. q float32, q_int int32: query weights in fixed point.
     bound_scale float32: what one unit of a bound is worth, as a share of q.
     threshold: only documents that reach it are wanted. accumulator int32[65536], zero on entry and on exit;
@@ -248,7 +274,7 @@ def search(
             essential += n
             if is_bm25:
                 add_bm25(
-                    accumulator, docs[p : p + n], values[p : p + n], p, q[i], table, width, norms, chunk_code, big_place, big_tf
+                    accumulator, docs[p : p + n], values, bits, p, q[i], table, width, norms, chunk_code, big_place, big_tf
                 )  # fmt: skip
             else:
                 add_impacts(accumulator, docs[p : p + n], values[p : p + n], q_int[i])
@@ -268,8 +294,8 @@ def search(
             n = slot_n[x]
             i = slot[x]
             n_open = _probe(
-                docs[p : p + n], values[p : p + n], p, q[i], q_int[i], threshold - below[x], open_docs, open_sums,
-                n_open, table, width, norms, chunk_code, big_place, big_tf,
+                docs[p : p + n], values, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums,
+                n_open, norms, width, chunk_code, big_place, big_tf,
             )  # fmt: skip
         for c in range(n_open):
             total_int = np.int64(open_sums[c])
@@ -300,7 +326,7 @@ def search(
 
 @nb.njit(**_JIT)
 def search_many(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound,
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits,
     table, width, norms, code, rank, alive,
     query_ends, term_start, term_dir, term_dir_end, q, q_int, bound_scale,
     k, thresholds, prune, accumulator, open_docs, open_sums, keys, found, counts,
@@ -313,7 +339,7 @@ def search_many(
         a = query_ends[i]
         b = query_ends[i + 1]
         n = search(
-            docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound,
+            docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits,
             table, width, norms, code, rank, alive,
             term_start[a:b], term_dir[a:b], term_dir_end[a:b], q[a:b], q_int[a:b], bound_scale,
             k, thresholds[i], prune, accumulator, open_docs, open_sums, keys[i], found[i],
@@ -326,7 +352,7 @@ def search_many(
 
 @nb.njit(**_JIT)
 def rescore(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound,
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits,
     table, width, norms, code, term_start, term_dir, term_dir_end, q, q_int, wanted, sums,
 ):  # fmt: skip
     """Adds to sums int32[n] what the terms contribute to the documents wanted int64[n], ascending."""
@@ -351,15 +377,11 @@ def rescore(
                 at = _find(docs[from_ : min(end, from_ + step)], d)
                 if at >= 0:
                     at += from_
-                    v = np.int64(values[at])
                     if width > 0:
-                        if v == BIG_TF:
-                            b = np.searchsorted(big_place, at)
-                            if b < len(big_place) and big_place[b] == at:
-                                v = np.int64(big_tf[b])
-                        sums[x] += bm25(q[i], v, wanted[x], norms, code)
+                        tf = frequency(values, at, bits, big_place, big_tf)
+                        sums[x] += bm25(q[i], tf, wanted[x], norms, code)
                     else:
-                        sums[x] += q_int[i] * np.int32(v)
+                        sums[x] += q_int[i] * np.int32(values[at])
                 x += 1
             p = end
 

@@ -119,7 +119,7 @@ def _append(
     alive = alive[in_lists]
     start = writer.documents
     target = np.where(alive, start + np.cumsum(alive) - 1, -1)  # document number in the lists -> in the new lists
-    lists, first, dir_first, dir_last = postings.lists(range(len(postings.df)))
+    lists, first, dir_first, dir_last = postings.whole()
     at = np.array(first, np.int64)
     entry, last = np.array(dir_first, np.int64), np.array(dir_last, np.int64)
     sequence = np.argsort(numbers, kind="stable")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from retrieval.snapshot import Snapshot
 
 CHUNK = 65536
-BIG = 255  # a stored value of 255 may stand for more: big_place and big_tf have the exact frequency
 Array = NDArray[Any]
 
 
@@ -30,6 +29,7 @@ class Lists(NamedTuple):
     dir_chunk: NDArray[np.uint16]
     dir_count: NDArray[np.uint16]
     dir_bound: NDArray[np.uint8]
+    bits: int  # a value's: 8, or 4 and the first of two in the lower half
 
 
 class Postings:
@@ -44,6 +44,7 @@ class Postings:
         self.mean: float = self.facts["mean"]
         self.compact: bool = self.facts["compact"]
         self.weighted: bool = self.facts["weighted"]
+        self.bits: int = self.facts["bits"]
         self.lexicon = Lexicon(snapshot, part)
         self._local = threading.local()
 
@@ -113,7 +114,7 @@ class Postings:
         return Lists(
             self._array("docs"), self._array("values"), self._array("big_place", np.int64),
             self._array("big_tf", np.int32), self._array("dir_chunk"), self._array("dir_count"),
-            self._array("dir_bound"),
+            self._array("dir_bound"), self.bits,
         )  # fmt: skip
 
     @cached_property
@@ -132,6 +133,18 @@ class Postings:
             [int(ptr[n]) for n in numbers],
             [int(ptr[n + 1]) for n in numbers],
         )
+
+    def whole(self) -> tuple[Lists, list[int], list[int], list[int]]:
+        """lists() of all terms, with a byte a value (255 may stand for more): for those who read everything."""
+        lists, *places = self.lists(range(len(self.df)))
+        if lists.bits == 4:
+            values = halves(lists.values)[: len(lists.docs)]
+            values[lists.big_place] = np.minimum(lists.big_tf, 255)
+            big = lists.big_tf >= 255
+            lists = lists._replace(
+                values=values, big_place=lists.big_place[big], big_tf=lists.big_tf[big], bits=8
+            )
+        return lists, *places  # type: ignore[return-value]
 
     def _unpacked(self, numbers: Sequence[int]) -> tuple[Lists, list[int], list[int], list[int]]:
         from retrieval.index.packing import unpack_list
@@ -167,16 +180,32 @@ class Postings:
             big_place, big_tf = np.concatenate(places), np.concatenate(tfs)
             order = np.argsort(big_place, kind="stable")
             big_place, big_tf = big_place[order], big_tf[order]
-        return Lists(docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound), first, starts, ends
+        return Lists(docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, 8), first, starts, ends
 
     def posting(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """One term's list: document ordinals (ascending unless the part is reordered) and exact values."""
+        docs, values = self.listed(number)
+        return (self.order[docs].astype(np.int64) if len(self.order) else docs), values
+
+    def listed(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same with document numbers as the lists have them, ascending."""
         lists, first, starts, ends = self.lists([number])
         counts = lists.dir_count[starts[0] : ends[0]].astype(np.int64) + 1
         begin, n = first[0], int(counts.sum())
         chunks = np.repeat(lists.dir_chunk[starts[0] : ends[0]].astype(np.int64) << 16, counts)
         docs = chunks + lists.docs[begin : begin + n]
-        values = lists.values[begin : begin + n].astype(np.int64)
+        if lists.bits == 8:
+            values = lists.values[begin : begin + n].astype(np.int64)
+        else:
+            values = halves(lists.values[begin >> 1 : (begin + n + 1) >> 1])[begin & 1 :][:n].astype(np.int64)
         lo, hi = np.searchsorted(lists.big_place, [begin, begin + n])
         values[lists.big_place[lo:hi] - begin] = lists.big_tf[lo:hi]
-        return (self.order[docs].astype(np.int64) if len(self.order) else docs), values
+        return docs, values
+
+
+def halves(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two values a byte, one a byte: uint8[2 n]."""
+    values = np.empty(2 * len(packed), np.uint8)
+    values[0::2] = packed & 15
+    values[1::2] = packed >> 4
+    return values

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 CHUNK = 65536
 _BUFFER = 1 << 23  # postings joined before they are written
-_NO_TOKENS: NDArray[np.int32] = np.empty(0, np.int32)
+_HALF = 15  # a stored half byte of 15 may stand for more
+_RARE_LARGE = 0.01  # share of larger values up to which half a byte a value is smaller and as fast
 
 Run = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint8], NDArray[np.int32]]
 
@@ -50,6 +51,7 @@ class PostingsWriter:
         self._held = 0
         self._spilled: list[int] = []  # postings of the runs whose documents and values are in scratch files
         self._lengths: list[NDArray[np.int32]] = []
+        self._large = 0  # postings with a value that does not fit half a byte
         self.documents = 0
 
     def add(
@@ -101,6 +103,7 @@ class PostingsWriter:
         self._runs.append(run)
         self._chunks.append(chunk)
         self._run_documents.append(documents)
+        self._large += int(np.count_nonzero(run[3] >= _HALF))
         self._held += sum(array.nbytes for array in run)
         if self._held > self._budget // 2:
             self._spill()
@@ -156,7 +159,8 @@ class PostingsWriter:
         all_docs, all_values = self._all(2, "docs", np.uint16), self._all(3, "values", np.uint8)
         total = sum(sizes)
         packer = ListPacker(part, vocabulary) if compact else None
-        with _ListFiles(part, total, packer) as files:
+        bits = 8 if compact or self._weighted or self._large > total * _RARE_LARGE else 4
+        with _ListFiles(part, total, packer, bits) as files:
             term = 0
             largest = max(_BUFFER, int(state.list_sizes(vocabulary).max(initial=0)))
             docs, values = np.empty(largest, np.uint16), np.empty(largest, np.uint8)
@@ -172,7 +176,9 @@ class PostingsWriter:
         if not self._weighted:
             part.array("lengths.npy", distinct.astype(np.int32))
             part.array("codes.npy", code)
-        if n_big:
+        if bits == 4:
+            state.big_place, state.big_tf = files.large(state)
+        if len(state.big_place):
             part.array("big_place.npy", state.big_place)
             part.array("big_tf.npy", state.big_tf)
         part.array("df.npy", state.df)
@@ -190,6 +196,7 @@ class PostingsWriter:
             "postings": int(total),
             "terms": vocabulary,
             "compact": compact,
+            "bits": bits,
             "weighted": self._weighted,
             "forward": forward and self._weighted,
         }
@@ -269,22 +276,44 @@ class _Merge:
 
 
 class _ListFiles:
-    """The files of the postings: plain arrays, or packed blocks."""
+    """The files of the postings: plain arrays with a byte or half a byte a value, or packed blocks."""
 
-    def __init__(self, part: Part, total: int, packer: ListPacker | None) -> None:
+    def __init__(self, part: Part, total: int, packer: ListPacker | None, bits: int) -> None:
         self._packer = packer
+        self._bits = bits
+        self._written = 0
+        self._odd: NDArray[np.uint8] = np.empty(0, np.uint8)  # a value that waits for its other half
+        self._places: list[NDArray[np.int64]] = []
+        self._values_of: list[NDArray[np.uint8]] = []
         if packer is None:
             self._docs = part.array_stream("docs.npy", np.uint16, total)
-            self._values = part.array_stream("values.npy", np.uint8, total)
+            self._values = part.array_stream("values.npy", np.uint8, (total * bits + 7) // 8)
 
     def write(
         self, docs: NDArray[np.uint16], values: NDArray[np.uint8], state: _Merge, start: int, end: int
     ) -> None:
-        if self._packer is None:
-            self._docs.write(docs)
-            self._values.write(values)
-        else:
+        if self._packer is not None:
             self._packer.add(docs, values, state, start, end)
+            return
+        self._docs.write(docs)
+        if self._bits == 8:
+            self._values.write(values)
+            return
+        large = np.flatnonzero(values >= _HALF)
+        self._places.append(large + self._written)
+        self._values_of.append(values[large])
+        self._written += len(values)
+        halves = np.concatenate([self._odd, np.minimum(values, _HALF)])
+        pairs = halves[: len(halves) & ~1]
+        self._odd = halves[len(pairs) :].copy()
+        self._values.write(pairs[0::2] | (pairs[1::2] << 4))
+
+    def large(self, state: _Merge) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Places and exact frequencies of all values of 15 and more; state has those of 255 and more."""
+        places = np.concatenate([np.empty(0, np.int64), *self._places])
+        exact = np.concatenate([np.empty(0, np.uint8), *self._values_of]).astype(np.int32)
+        exact[np.searchsorted(places, state.big_place)] = state.big_tf
+        return places, exact
 
     def __enter__(self) -> _ListFiles:
         return self
@@ -294,5 +323,7 @@ class _ListFiles:
             if kind is None:
                 self._packer.close()
             return
+        if kind is None and len(self._odd):
+            self._values.write(self._odd)
         self._docs.__exit__(kind, *rest)
         self._values.__exit__(kind, *rest)

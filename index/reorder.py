@@ -153,16 +153,12 @@ def _big_frequencies(postings: Postings) -> dict[tuple[int, int], int]:
     found: dict[tuple[int, int], int] = {}
     if postings.weighted:
         return found
-    lists, *_ = postings.lists(range(len(postings.df)))
+    lists, *_ = postings.whole()
     numbers = np.searchsorted(postings.first + postings.df, lists.big_place, side="right")
     for number in np.unique(numbers).tolist():
-        sub, first, a, b = postings.lists([number])
-        counts = sub.dir_count[a[0] : b[0]].astype(np.int64) + 1
-        docs = np.repeat(sub.dir_chunk[a[0] : b[0]].astype(np.int64) << 16, counts)
-        docs += sub.docs[first[0] : first[0] + len(docs)]
-        for place, tf in zip(sub.big_place.tolist(), sub.big_tf.tolist(), strict=True):
-            if first[0] <= place < first[0] + len(docs):
-                found[number, int(docs[place - first[0]])] = tf
+        docs, values = postings.listed(number)
+        large = np.flatnonzero(values >= 255)
+        found.update(((number, int(docs[at])), int(values[at])) for at in large)
     return found
 
 

@@ -37,7 +37,7 @@ class Bm25Scoring:
         self._postings = postings
         self.codes = postings.codes
         lengths = postings.lengths
-        self.table, self.norms = bm25_table(lengths, mean, k1, b)
+        self.table, self.norms = bm25_table(lengths, mean, k1, b, 1 << (8 if postings.compact else postings.bits))
         self.width = max(1, len(lengths))
         high, self._low = bound_scales(lengths, postings.mean, mean, k1, b)
         self.bound_scale = np.float32(high / 255)

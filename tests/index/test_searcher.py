@@ -15,7 +15,9 @@ ALGORITHMS = ("maxscore", "exhaustive", "portable")
 SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 terms = st.sampled_from([f"t{i}" for i in range(12)])
-documents = st.lists(st.lists(terms, max_size=30), min_size=1, max_size=40)
+words = st.lists(terms, max_size=30)
+# Long repeats too: frequencies beyond half a byte, and beyond a byte, seldom or often.
+documents = st.lists(st.one_of(words, words, words.map(lambda doc: doc * 20)), min_size=1, max_size=40)
 queries = st.dictionaries(terms, st.sampled_from([1.0, 2.0, 0.25]), min_size=1, max_size=8)
 vectors = st.lists(st.dictionaries(terms, st.integers(1, 255), max_size=10), min_size=1, max_size=40)
 parameters = st.sampled_from([(0.9, 0.4), (1.2, 0.75), (0.0, 0.4), (3.0, 1.0), (0.9, 0.0)])
