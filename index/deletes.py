@@ -52,10 +52,10 @@ def lost_terms(postings: Postings, dead: NDArray[np.bool_]) -> tuple[NDArray[np.
         base = int(ends[term - 1]) if term else 0
         end = max(term + 1, int(np.searchsorted(ends, base + _GROUP)))
         end = min(end, vocabulary)
-        lists, first, dir_first, dir_last = postings.lists(range(term, end))
+        lists, places = postings.whole(term, end)
         count_marked(
-            lists.docs, lists.dir_chunk, lists.dir_count, np.array(first, np.int64), np.array(dir_first, np.int64),
-            np.array(dir_last, np.int64), marked, counts[term:end],
+            lists.docs, lists.dir_chunk, lists.dir_count, places.first, places.dir_first, places.dir_last, marked,
+            counts[term:end],
         )  # fmt: skip
         term = end
     numbers = np.flatnonzero(counts).astype(np.uint32)

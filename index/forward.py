@@ -81,9 +81,9 @@ def document_rows(
     postings: Postings,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]]:
     """The forward view of a part that does not store it, as transpose_lists gives it."""
-    lists, first, dir_first, dir_last = postings.whole()
+    lists, places = postings.whole()
     rows: tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]] = transpose_lists(
-        lists.docs, lists.values, lists.dir_chunk, lists.dir_count, np.array(first, np.int64),
-        np.array(dir_first, np.int64), np.array(dir_last, np.int64), postings.documents,
+        lists.docs, lists.values, lists.dir_chunk, lists.dir_count, places.first, places.dir_first, places.dir_last,
+        postings.documents,
     )  # fmt: skip
     return rows

@@ -181,7 +181,7 @@ def merge_runs(
 
 @nb.njit(**_JIT)
 def cut_run(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, at, entry, last, sequence, numbers, chunk,
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, at, entry, last, sequence, numbers, chunk,
     target, begin, end,
 ):  # fmt: skip
     """The lists of one chunk, renumbered: a run like invert_run's of the documents whose target lies in [begin, end).

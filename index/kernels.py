@@ -21,6 +21,8 @@ _BLOCK = 64
 _SPARSE = 6144  # fewer postings than this in a window: walk them again instead of sweeping the accumulator
 _SORT_LIMIT = 64  # lists a window beyond which ordering the bounds costs more than it saves
 _PROBE_COST = 40  # postings added in the time of one probe
+_DENSE_COST = 30000  # postings added in the time of one dense block
+DENSE_PLACE = 1 << 48  # see list_files.py
 
 
 @nb.njit(inline="always", **_JIT)
@@ -63,10 +65,80 @@ def frequency(values, place, bits, big_place, big_tf):
     """The exact term frequency of a posting."""
     v = np.int64(stored(values, place, bits))
     if v == (1 << bits) - 1:
-        at = np.searchsorted(big_place, place)
-        if at < len(big_place) and big_place[at] == place:
-            v = np.int64(big_tf[at])
+        v = overflow(place, v, big_place, big_tf)
     return v
+
+
+@nb.njit(**_JIT)
+def overflow(place, value, big_place, big_tf):
+    """The frequency of a posting whose stored value is the largest: that value, or more."""
+    at = np.searchsorted(big_place, place)
+    if at < len(big_place) and big_place[at] == place:
+        return np.int64(big_tf[at])
+    return value
+
+
+@nb.njit(**_JIT)
+def add_bm25_dense(accumulator, dense, bits, block, q, table, width, norms, code, big_place, big_tf):
+    """As add_bm25 for a dense block; absent documents have the value 0, and row 0 of the table is 0."""
+    columns = np.uint32(width)
+    if bits == 8:
+        row = dense[block * CHUNK : (block + 1) * CHUNK]
+        for d in range(np.uint64(len(code))):
+            accumulator[d] += np.int32(q * table[np.uint32(row[d]) * columns + np.uint32(code[d])])
+    else:
+        row = dense[block * (CHUNK // 2) : (block + 1) * (CHUNK // 2)]
+        for x in range(np.uint64(len(code) // 2)):
+            d = x + x
+            v = np.uint32(row[x])
+            accumulator[d] += np.int32(q * table[(v & np.uint32(15)) * columns + np.uint32(code[d])])
+            d += np.uint64(1)
+            accumulator[d] += np.int32(q * table[(v >> np.uint32(4)) * columns + np.uint32(code[d])])
+        if len(code) & 1:
+            d = np.uint64(len(code) - 1)
+            v = np.uint32(row[d >> np.uint64(1)]) & np.uint32(15)
+            accumulator[d] += np.int32(q * table[v * columns + np.uint32(code[d])])
+    if len(big_place) > 0:
+        most = (1 << bits) - 1
+        first = DENSE_PLACE + block * CHUNK
+        at = np.searchsorted(big_place, first)
+        while at < len(big_place) and big_place[at] < first + CHUNK:
+            d = big_place[at] - first
+            accumulator[d] += bm25(q, big_tf[at], d, norms, code) - bm25(q, most, d, norms, code)
+            at += 1
+
+
+@nb.njit(**_JIT)
+def add_impacts_dense(accumulator, dense, block, q):
+    """As add_impacts for a dense block."""
+    row = dense[block * CHUNK : (block + 1) * CHUNK]
+    for d in range(np.uint64(CHUNK)):
+        accumulator[d] += q * np.int32(row[d])
+
+
+@nb.njit(**_JIT)
+def _probe_dense(
+    dense, bits, block, q, q_int, limit, open_docs, open_sums, n, table, norms, width, code, big_place, big_tf
+):  # fmt: skip
+    """As _probe for a dense block: one read a document."""
+    kept = 0
+    base = np.uint64(block * CHUNK)
+    most = np.uint32((1 << bits) - 1)
+    for c in range(n):
+        d = open_docs[c]
+        s = open_sums[c]
+        v = stored(dense, base + np.uint64(d), bits)
+        if width == 0:
+            s += q_int * np.int32(v)
+        elif v < most:
+            s += np.int32(q * table[v * np.uint32(width) + np.uint32(code[d])])
+        else:
+            place = DENSE_PLACE + np.int64(base) + np.int64(d)
+            s += bm25(q, overflow(place, np.int64(v), big_place, big_tf), d, norms, code)
+        open_docs[kept] = d
+        open_sums[kept] = s
+        kept += s >= limit
+    return kept
 
 
 @nb.njit(**_JIT)
@@ -182,14 +254,15 @@ def _collect_dense(accumulator, need, out, sums):
 
 @nb.njit(**_JIT)
 def search(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits,
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
     table, width, norms, code, rank, alive,
-    term_start, term_dir, term_dir_end, q, q_int, bound_scale,
+    term_start, term_block, term_dir, term_dir_end, q, q_int, bound_scale,
     k, threshold, prune, accumulator, open_docs, open_sums, keys, found,
 ):  # fmt: skip
     """Top k of one query over one segment; returns how many stand, best first, in keys (int64) and found (int32).
 
     docs uint16[P], values uint8: postings, a term's after another, ascending by document; a value takes `bits`, 8 or 4.
+    dense uint8, limit: a directory entry of `limit` postings and more is the term's next block there (list_files.py).
     big_place, big_tf: the postings whose frequency does not fit, ascending, and their frequencies.
     dir_*: one entry a (term, chunk): chunk uint16, count - 1 uint16, bound uint8.
     width > 0: BM25 with table float32[rows * width] (row tf), norms float32[width], code[documents]; width 0: impacts.
@@ -206,9 +279,10 @@ def search(
     gain = np.int64(0)
     cursor = term_dir.copy()
     place = term_start.copy()
+    block = term_block.copy()
     slot = np.empty(terms, np.int64)
     slot_place = np.empty(terms, np.int64)
-    slot_n = np.empty(terms, np.int64)
+    slot_n = np.empty(terms, np.int64)  # postings, or 0 for a dense block
     slot_ub = np.empty(terms, np.int64)
     below = np.empty(terms + 1, np.int64)
     use_prune = prune
@@ -231,12 +305,17 @@ def search(
                 else:
                     ub = np.int64(q_int[i]) * np.int64(dir_bound[at])
                 slot[m] = i
-                slot_place[m] = place[i]
-                slot_n[m] = n
                 slot_ub[m] = ub
                 total += ub
+                if n >= limit:
+                    slot_place[m] = block[i]
+                    slot_n[m] = 0
+                    block[i] += 1
+                else:
+                    slot_place[m] = place[i]
+                    slot_n[m] = n
+                    place[i] += n
                 m += 1
-                place[i] += n
                 cursor[i] = at + 1
         if total < threshold:
             continue
@@ -261,7 +340,7 @@ def search(
                 slot_ub[b + 1] = ub
             while skipped < m and below[skipped] + slot_ub[skipped] < threshold:
                 below[skipped + 1] = below[skipped] + slot_ub[skipped]
-                gain += slot_n[skipped]
+                gain += slot_n[skipped] if slot_n[skipped] > 0 else _DENSE_COST
                 skipped += 1
         rest = below[skipped]
         base = chunk * CHUNK
@@ -271,8 +350,15 @@ def search(
             i = slot[s]
             p = slot_place[s]
             n = slot_n[s]
-            essential += n
-            if is_bm25:
+            essential += n if n > 0 else CHUNK
+            if n == 0:
+                if is_bm25:
+                    add_bm25_dense(
+                        accumulator, dense, bits, p, q[i], table, width, norms, chunk_code, big_place, big_tf
+                    )  # fmt: skip
+                else:
+                    add_impacts_dense(accumulator, dense, p, q_int[i])
+            elif is_bm25:
                 add_bm25(
                     accumulator, docs[p : p + n], values, bits, p, q[i], table, width, norms, chunk_code, big_place, big_tf
                 )  # fmt: skip
@@ -293,10 +379,16 @@ def search(
             p = slot_place[x]
             n = slot_n[x]
             i = slot[x]
-            n_open = _probe(
-                docs[p : p + n], values, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums,
-                n_open, norms, width, chunk_code, big_place, big_tf,
-            )  # fmt: skip
+            if n == 0:
+                n_open = _probe_dense(
+                    dense, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums, n_open, table, norms,
+                    width, chunk_code, big_place, big_tf,
+                )  # fmt: skip
+            else:
+                n_open = _probe(
+                    docs[p : p + n], values, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums,
+                    n_open, norms, width, chunk_code, big_place, big_tf,
+                )  # fmt: skip
         for c in range(n_open):
             total_int = np.int64(open_sums[c])
             if total_int < threshold:
@@ -326,9 +418,9 @@ def search(
 
 @nb.njit(**_JIT)
 def search_many(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits,
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
     table, width, norms, code, rank, alive,
-    query_ends, term_start, term_dir, term_dir_end, q, q_int, bound_scale,
+    query_ends, term_start, term_block, term_dir, term_dir_end, q, q_int, bound_scale,
     k, thresholds, prune, accumulator, open_docs, open_sums, keys, found, counts,
 ):  # fmt: skip
     """search() for each query i, whose terms are query_ends[i]:query_ends[i + 1]; row i of keys and found, counts[i].
@@ -339,9 +431,9 @@ def search_many(
         a = query_ends[i]
         b = query_ends[i + 1]
         n = search(
-            docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits,
+            docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
             table, width, norms, code, rank, alive,
-            term_start[a:b], term_dir[a:b], term_dir_end[a:b], q[a:b], q_int[a:b], bound_scale,
+            term_start[a:b], term_block[a:b], term_dir[a:b], term_dir_end[a:b], q[a:b], q_int[a:b], bound_scale,
             k, thresholds[i], prune, accumulator, open_docs, open_sums, keys[i], found[i],
         )  # fmt: skip
         counts[i] = n
@@ -352,12 +444,13 @@ def search_many(
 
 @nb.njit(**_JIT)
 def rescore(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits,
-    table, width, norms, code, term_start, term_dir, term_dir_end, q, q_int, wanted, sums,
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
+    table, width, norms, code, term_start, term_block, term_dir, term_dir_end, q, q_int, wanted, sums,
 ):  # fmt: skip
     """Adds to sums int32[n] what the terms contribute to the documents wanted int64[n], ascending."""
     for i in range(len(q)):
         p = term_start[i]
+        block = term_block[i]
         x = 0
         for entry in range(term_dir[i], term_dir_end[i]):
             n = np.int64(dir_count[entry]) + 1
@@ -366,6 +459,19 @@ def rescore(
                 x += 1
             if x == len(wanted):
                 break
+            if n >= limit:
+                while x < len(wanted) and wanted[x] < base + CHUNK:
+                    at = block * CHUNK + wanted[x] - base
+                    v = np.int64(stored(dense, at, bits))
+                    if width == 0:
+                        sums[x] += q_int[i] * np.int32(v)
+                    elif v > 0:
+                        if v == (1 << bits) - 1:
+                            v = overflow(DENSE_PLACE + at, v, big_place, big_tf)
+                        sums[x] += bm25(q[i], v, wanted[x], norms, code)
+                    x += 1
+                block += 1
+                continue
             from_ = p
             end = p + n
             while x < len(wanted) and wanted[x] < base + CHUNK and from_ < end:

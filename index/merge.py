@@ -119,9 +119,8 @@ def _append(
     alive = alive[in_lists]
     start = writer.documents
     target = np.where(alive, start + np.cumsum(alive) - 1, -1)  # document number in the lists -> in the new lists
-    lists, first, dir_first, dir_last = postings.whole()
-    at = np.array(first, np.int64)
-    entry, last = np.array(dir_first, np.int64), np.array(dir_last, np.int64)
+    lists, places = postings.whole()
+    at, entry, last = places.first.copy(), places.dir_first.copy(), places.dir_last
     sequence = np.argsort(numbers, kind="stable")
     lengths = postings.lengths[postings.codes] if not postings.weighted else _row_lengths(postings)
     for chunk in range(-(-segment.documents // CHUNK)):
@@ -131,7 +130,7 @@ def _append(
         while len(wanted):  # at most two chunks of the new lists
             border = (begin // CHUNK + 1) * CHUNK
             inside = int(np.searchsorted(wanted, border))
-            run = cut_run(*lists, at, entry, last, sequence, numbers, chunk, target, begin, border)
+            run = cut_run(*lists[:7], at, entry, last, sequence, numbers, chunk, target, begin, border)
             kept = lengths[mine][alive[mine]]
             skip = len(kept) - len(wanted)
             writer.add_run(run, kept[skip : skip + inside].astype(np.int32))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.lexicon import Lexicon
+from retrieval.index.list_files import DENSE, DENSE_PLACE
 
 if TYPE_CHECKING:
     from retrieval.snapshot import Snapshot
@@ -30,6 +31,17 @@ class Lists(NamedTuple):
     dir_count: NDArray[np.uint16]
     dir_bound: NDArray[np.uint8]
     bits: int  # a value's: 8, or 4 and the first of two in the lower half
+    dense: NDArray[np.uint8]  # blocks of one value a document, see list_files.py
+    limit: int  # postings from which a directory entry is a dense block
+
+
+class Places(NamedTuple):
+    """Where the lists of some terms begin: in docs, among the dense blocks, and their directory entries."""
+
+    first: Array
+    block: Array
+    dir_first: Array
+    dir_last: Array
 
 
 class Postings:
@@ -60,10 +72,22 @@ class Postings:
         return self._array("df")
 
     @cached_property
+    def _begins(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(first posting in docs, first dense block) of each term, int64[V]."""
+        listed = self.df.astype(np.int64)
+        blocks = np.zeros(len(listed), np.int64)
+        if not self.compact:
+            counts = self._array("dir_count")
+            entries = np.flatnonzero(counts >= DENSE[self.bits] - 1)
+            terms = np.searchsorted(self.dir_ptr, entries, side="right") - 1
+            np.subtract.at(listed, terms, counts[entries].astype(np.int64) + 1)
+            np.add.at(blocks, terms, 1)
+        return np.cumsum(listed) - listed, np.cumsum(blocks) - blocks
+
+    @property
     def first(self) -> NDArray[np.int64]:
-        """Each term's first posting, int64[V]."""
-        ends = np.cumsum(self.df, dtype=np.int64)
-        return ends - self.df
+        """Each term's first posting in docs and values, int64[V]."""
+        return self._begins[0]
 
     @cached_property
     def kth(self) -> NDArray[np.uint8]:
@@ -114,7 +138,7 @@ class Postings:
         return Lists(
             self._array("docs"), self._array("values"), self._array("big_place", np.int64),
             self._array("big_tf", np.int32), self._array("dir_chunk"), self._array("dir_count"),
-            self._array("dir_bound"), self.bits,
+            self._array("dir_bound"), self.bits, self._array("dense"), DENSE[self.bits],
         )  # fmt: skip
 
     @cached_property
@@ -122,31 +146,24 @@ class Postings:
         """Each term's first directory entry, uint32[V + 1] (plain form)."""
         return self._array("dir_ptr")
 
-    def lists(self, numbers: Sequence[int]) -> tuple[Lists, list[int], list[int], list[int]]:
-        """(lists, first posting, first and last directory entry of each of the terms `numbers`)."""
+    def lists(self, numbers: Sequence[int]) -> tuple[Lists, Places]:
+        """The lists, and where those of the terms `numbers` are."""
         if self.compact:
             return self._unpacked(numbers)
-        first, ptr = self.first, self.dir_ptr
-        return (
-            self._plain,
-            [int(first[n]) for n in numbers],
-            [int(ptr[n]) for n in numbers],
-            [int(ptr[n + 1]) for n in numbers],
-        )
+        at = np.array(numbers, np.int64)
+        first, blocks = self._begins
+        ptr = self.dir_ptr
+        return self._plain, Places(first[at], blocks[at], ptr[at].astype(np.int64), ptr[at + 1].astype(np.int64))
 
-    def whole(self) -> tuple[Lists, list[int], list[int], list[int]]:
-        """lists() of all terms, with a byte a value (255 may stand for more): for those who read everything."""
-        lists, *places = self.lists(range(len(self.df)))
-        if lists.bits == 4:
-            values = halves(lists.values)[: len(lists.docs)]
-            values[lists.big_place] = np.minimum(lists.big_tf, 255)
-            big = lists.big_tf >= 255
-            lists = lists._replace(
-                values=values, big_place=lists.big_place[big], big_tf=lists.big_tf[big], bits=8
-            )
-        return lists, *places  # type: ignore[return-value]
+    def whole(self, start: int = 0, end: int | None = None) -> tuple[Lists, Places]:
+        """lists() of terms start:end without dense blocks and with a byte a value (255 may stand for more)."""
+        end = len(self.df) if end is None else end
+        lists, places = self.lists(range(start, end))
+        if self.compact:
+            return lists, places
+        return _expanded(lists, places, self.df[start:end].astype(np.int64))
 
-    def _unpacked(self, numbers: Sequence[int]) -> tuple[Lists, list[int], list[int], list[int]]:
+    def _unpacked(self, numbers: Sequence[int]) -> tuple[Lists, Places]:
         from retrieval.index.packing import unpack_list
 
         packed, ptr = self._array("packed"), self._array("packed_ptr")
@@ -180,7 +197,9 @@ class Postings:
             big_place, big_tf = np.concatenate(places), np.concatenate(tfs)
             order = np.argsort(big_place, kind="stable")
             big_place, big_tf = big_place[order], big_tf[order]
-        return Lists(docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, 8), first, starts, ends
+        lists = Lists(docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, 8, docs[:0].view(np.uint8), CHUNK + 1)
+        begins = [np.array(column, np.int64) for column in (first, [0] * len(first), starts, ends)]
+        return lists, Places(*begins)
 
     def posting(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """One term's list: document ordinals (ascending unless the part is reordered) and exact values."""
@@ -189,17 +208,15 @@ class Postings:
 
     def listed(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The same with document numbers as the lists have them, ascending."""
-        lists, first, starts, ends = self.lists([number])
-        counts = lists.dir_count[starts[0] : ends[0]].astype(np.int64) + 1
-        begin, n = first[0], int(counts.sum())
-        chunks = np.repeat(lists.dir_chunk[starts[0] : ends[0]].astype(np.int64) << 16, counts)
-        docs = chunks + lists.docs[begin : begin + n]
-        if lists.bits == 8:
-            values = lists.values[begin : begin + n].astype(np.int64)
-        else:
-            values = halves(lists.values[begin >> 1 : (begin + n + 1) >> 1])[begin & 1 :][:n].astype(np.int64)
-        lo, hi = np.searchsorted(lists.big_place, [begin, begin + n])
-        values[lists.big_place[lo:hi] - begin] = lists.big_tf[lo:hi]
+        lists, places = self.whole(number, number + 1)
+        n = int(self.df[number])
+        first, entries = int(places.first[0]), slice(int(places.dir_first[0]), int(places.dir_last[0]))
+        counts = lists.dir_count[entries].astype(np.int64) + 1
+        docs = np.repeat(lists.dir_chunk[entries].astype(np.int64) << 16, counts)
+        docs += lists.docs[first : first + n]
+        values = lists.values[first : first + n].astype(np.int64)
+        lo, hi = np.searchsorted(lists.big_place, [first, first + n])
+        values[lists.big_place[lo:hi] - first] = lists.big_tf[lo:hi]
         return docs, values
 
 
@@ -209,3 +226,55 @@ def halves(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     values[0::2] = packed & 15
     values[1::2] = packed >> 4
     return values
+
+
+def _expanded(lists: Lists, places: Places, df: NDArray[np.int64]) -> tuple[Lists, Places]:
+    """The lists of some consecutive terms written out: every posting in docs and values, a byte a value."""
+    if not len(df):
+        return lists, places
+    bits, entries = lists.bits, slice(int(places.dir_first[0]), int(places.dir_last[-1]))
+    counts = lists.dir_count[entries].astype(np.int64) + 1
+    dense = np.flatnonzero(counts >= lists.limit)
+    total = int(counts.sum())
+    listed = total - int(counts[dense].sum())
+    first, block = int(places.first[0]), int(places.block[0])
+    if bits == 8:
+        values = lists.values[first : first + listed]
+    else:
+        values = halves(lists.values[first >> 1 : (first + listed + 1) >> 1])[first & 1 :][:listed]
+    docs = lists.docs[first : first + listed]
+    number = np.arange(first, first + listed)  # what large frequencies are found by
+    if len(dense):
+        out_docs, out_values = np.empty(total, np.uint16), np.empty(total, np.uint8)
+        out_number, keep = np.empty(total, np.int64), np.ones(total, bool)
+        ends = np.cumsum(counts)
+        size = CHUNK * bits // 8
+        for at in dense.tolist():
+            row = lists.dense[block * size : (block + 1) * size]
+            row = row if bits == 8 else halves(row)
+            mine = slice(int(ends[at] - counts[at]), int(ends[at]))
+            present = np.flatnonzero(row)
+            out_docs[mine], out_values[mine], keep[mine] = present, row[present], False
+            out_number[mine] = DENSE_PLACE + block * CHUNK + present
+            block += 1
+        out_docs[keep], out_values[keep], out_number[keep] = docs, values, number
+        docs, values, number = out_docs, out_values, out_number
+    big_place, big_tf = np.empty(0, np.int64), np.empty(0, np.int32)
+    most = (1 << bits) - 1
+    if len(lists.big_place):
+        large = np.flatnonzero(values == most)
+        at = np.minimum(np.searchsorted(lists.big_place, number[large]), len(lists.big_place) - 1)
+        found = lists.big_place[at] == number[large]
+        exact = lists.big_tf[at[found]]
+        values = values.copy() if bits == 8 else values
+        values[large[found]] = np.minimum(exact, 255)
+        beyond = exact >= 255
+        big_place, big_tf = large[found][beyond], exact[beyond]
+    wide = lists._replace(
+        docs=docs, values=values, big_place=big_place, big_tf=big_tf, bits=8,
+        dense=lists.dense[:0], limit=CHUNK + 1, dir_chunk=lists.dir_chunk[entries],
+        dir_count=lists.dir_count[entries], dir_bound=lists.dir_bound[entries],
+    )  # fmt: skip
+    begin = places.dir_first[0]
+    ends = np.cumsum(df)
+    return wide, Places(ends - df, np.zeros(len(df), np.int64), places.dir_first - begin, places.dir_last - begin)

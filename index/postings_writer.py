@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from retrieval.index.bounds import bm25_table
 from retrieval.index.invert import invert_run, invert_weighted, merge_runs
 from retrieval.index.lexicon import write_lexicon
+from retrieval.index.list_files import DENSE, ListFiles
 from retrieval.index.packing import ListPacker
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK = 65536
 _BUFFER = 1 << 23  # postings joined before they are written
-_HALF = 15  # a stored half byte of 15 may stand for more
+_HALF = 15
 _RARE_LARGE = 0.01  # share of larger values up to which half a byte a value is smaller and as fast
 
 Run = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint8], NDArray[np.int32]]
@@ -160,7 +161,7 @@ class PostingsWriter:
         total = sum(sizes)
         packer = ListPacker(part, vocabulary) if compact else None
         bits = 8 if compact or self._weighted or self._large > total * _RARE_LARGE else 4
-        with _ListFiles(part, total, packer, bits) as files:
+        with ListFiles(part, total - self._dense_postings(bits, compact), bits, packer) as files:
             term = 0
             largest = max(_BUFFER, int(state.list_sizes(vocabulary).max(initial=0)))
             docs, values = np.empty(largest, np.uint16), np.empty(largest, np.uint8)
@@ -176,8 +177,8 @@ class PostingsWriter:
         if not self._weighted:
             part.array("lengths.npy", distinct.astype(np.int32))
             part.array("codes.npy", code)
-        if bits == 4:
-            state.big_place, state.big_tf = files.large(state)
+        if not compact:
+            state.big_place, state.big_tf = files.large(state.big_place, state.big_tf)
         if len(state.big_place):
             part.array("big_place.npy", state.big_place)
             part.array("big_tf.npy", state.big_tf)
@@ -197,12 +198,27 @@ class PostingsWriter:
             "terms": vocabulary,
             "compact": compact,
             "bits": bits,
+            "dense": not compact,
             "weighted": self._weighted,
             "forward": forward and self._weighted,
         }
         part.json("facts.json", facts)
         return facts
 
+
+    def _dense_postings(self, bits: int, compact: bool) -> int:
+        """Postings that go into dense blocks; to know the length of the files before they are written."""
+        if compact:
+            return 0
+        total = 0
+        for chunk in sorted(set(self._chunks)):
+            runs = [run for run, where in zip(self._runs, self._chunks, strict=True) if where == chunk]
+            counts = runs[0][1].astype(np.int64)
+            if len(runs) > 1:
+                terms = np.concatenate([run[0] for run in runs])
+                counts = np.bincount(terms, np.concatenate([run[1] for run in runs])).astype(np.int64)
+            total += int(counts[counts >= DENSE[bits]].sum())
+        return total
 
     def _write_rows(
         self,
@@ -273,57 +289,3 @@ class _Merge:
         )  # fmt: skip
         self.written += n
         return term, n
-
-
-class _ListFiles:
-    """The files of the postings: plain arrays with a byte or half a byte a value, or packed blocks."""
-
-    def __init__(self, part: Part, total: int, packer: ListPacker | None, bits: int) -> None:
-        self._packer = packer
-        self._bits = bits
-        self._written = 0
-        self._odd: NDArray[np.uint8] = np.empty(0, np.uint8)  # a value that waits for its other half
-        self._places: list[NDArray[np.int64]] = []
-        self._values_of: list[NDArray[np.uint8]] = []
-        if packer is None:
-            self._docs = part.array_stream("docs.npy", np.uint16, total)
-            self._values = part.array_stream("values.npy", np.uint8, (total * bits + 7) // 8)
-
-    def write(
-        self, docs: NDArray[np.uint16], values: NDArray[np.uint8], state: _Merge, start: int, end: int
-    ) -> None:
-        if self._packer is not None:
-            self._packer.add(docs, values, state, start, end)
-            return
-        self._docs.write(docs)
-        if self._bits == 8:
-            self._values.write(values)
-            return
-        large = np.flatnonzero(values >= _HALF)
-        self._places.append(large + self._written)
-        self._values_of.append(values[large])
-        self._written += len(values)
-        halves = np.concatenate([self._odd, np.minimum(values, _HALF)])
-        pairs = halves[: len(halves) & ~1]
-        self._odd = halves[len(pairs) :].copy()
-        self._values.write(pairs[0::2] | (pairs[1::2] << 4))
-
-    def large(self, state: _Merge) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Places and exact frequencies of all values of 15 and more; state has those of 255 and more."""
-        places = np.concatenate([np.empty(0, np.int64), *self._places])
-        exact = np.concatenate([np.empty(0, np.uint8), *self._values_of]).astype(np.int32)
-        exact[np.searchsorted(places, state.big_place)] = state.big_tf
-        return places, exact
-
-    def __enter__(self) -> _ListFiles:
-        return self
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        if self._packer is not None:
-            if kind is None:
-                self._packer.close()
-            return
-        if kind is None and len(self._odd):
-            self._values.write(self._odd)
-        self._docs.__exit__(kind, *rest)
-        self._values.__exit__(kind, *rest)

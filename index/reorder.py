@@ -153,8 +153,8 @@ def _big_frequencies(postings: Postings) -> dict[tuple[int, int], int]:
     found: dict[tuple[int, int], int] = {}
     if postings.weighted:
         return found
-    lists, *_ = postings.whole()
-    numbers = np.searchsorted(postings.first + postings.df, lists.big_place, side="right")
+    lists, places = postings.whole()
+    numbers = np.searchsorted(places.first + postings.df, lists.big_place, side="right")
     for number in np.unique(numbers).tolist():
         docs, values = postings.listed(number)
         large = np.flatnonzero(values >= 255)

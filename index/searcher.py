@@ -149,12 +149,11 @@ class Searcher:
             )  # fmt: skip
             return sums
         order = np.argsort(docs, kind="stable")
-        lists, first, dir_first, dir_last = postings.lists([n for n, _ in pairs])
+        lists, places = postings.lists([n for n, _ in pairs])
         q = np.array([w for _, w in pairs], np.float64)
         rescore(
-            *lists, scoring.table, scoring.width, scoring.norms, scoring.codes, np.array(first, np.int64),
-            np.array(dir_first, np.int64), np.array(dir_last, np.int64), q.astype(np.float32), q.astype(np.int32),
-            docs[order], sums,
+            *lists, scoring.table, scoring.width, scoring.norms, scoring.codes, *places, q.astype(np.float32),
+            q.astype(np.int32), docs[order], sums,
         )  # fmt: skip
         placed = np.empty_like(sums)
         placed[order] = sums
@@ -215,7 +214,7 @@ class Searcher:
                     numbers.append(number)
                     weights.append(weight)
             ends.append(len(numbers))
-        lists, first, dir_first, dir_last = postings.lists(numbers)
+        lists, places = postings.lists(numbers)
         q = np.array(weights, np.float64)
         q32, q_int = q.astype(np.float32), q.astype(np.int32)
         level = 0 if k == 1 else 1 if k <= 10 else 2 if k <= 100 else 3
@@ -230,8 +229,7 @@ class Searcher:
         counts = np.empty(len(prepared), np.int64)
         search_many(
             *lists, scoring.table, scoring.width, scoring.norms, scoring.codes, segment.rank, segment.alive,
-            np.array(ends, np.int64), np.array(first, np.int64), np.array(dir_first, np.int64),
-            np.array(dir_last, np.int64), q32, q_int, scoring.bound_scale, k, thresholds, prune,
+            np.array(ends, np.int64), *places, q32, q_int, scoring.bound_scale, k, thresholds, prune,
             _scratch.accumulator, _scratch.open_docs, _scratch.open_sums, keys, docs, counts,
         )  # fmt: skip
         order = postings.order
