@@ -77,8 +77,9 @@ class SparseStage(Stage):
         offsets, docs, scores = self.searcher.search(
             weights, self.depth, algorithm=self.algorithm, threads=self.threads
         )
-        ordered = len(self.view.segments) <= 1
-        return Run(queries, offsets, docs, scores, self.view.ids, ordered=ordered).cut(self.depth)
+        if len(self.view.segments) <= 1:
+            return Run(queries, offsets, docs, scores, self.view.ids, ordered=True)
+        return Run(queries, offsets, docs, scores, self.view.ids).cut(self.depth)
 
     def _rescore(self, queries: list[Query], weights: Sequence[Mapping[str, float]], run: Run) -> Run:
         docs = self._ordinals(run)

@@ -155,6 +155,10 @@ class JoinedIds(Sequence[str]):
     def __len__(self) -> int:
         return self._bases[-1]
 
+    def take(self, ordinals: NDArray[Any]) -> list[str]:
+        """The ids of many ordinals."""
+        return _take(self._tables, self._bases, ordinals)
+
     @overload
     def __getitem__(self, item: int) -> str: ...
     @overload
@@ -168,6 +172,18 @@ class JoinedIds(Sequence[str]):
             raise IndexError(f"ordinal {item} of {len(self)} documents")
         at = bisect_right(self._bases, item) - 1
         return self._tables[at][item - self._bases[at]]
+
+
+def _take(tables: Sequence[Sequence[str]], bases: Sequence[int], ordinals: NDArray[Any]) -> list[str]:
+    ids: list[str] = [""] * len(ordinals)
+    owner = np.searchsorted(bases, ordinals, side="right") - 1
+    for number, table in enumerate(tables):
+        mine = np.flatnonzero(owner == number)
+        if len(mine):
+            local = ordinals[mine] - bases[number]
+            for at, doc_id in zip(mine.tolist(), table.take(local), strict=True):  # type: ignore[attr-defined]
+                ids[at] = doc_id
+    return ids
 
 
 def no_document(doc_id: str) -> UserError:

@@ -92,8 +92,8 @@ class Run(Mapping[str, list[Hit]]):
     dropped     tokens that truncation cut off while the last stage made it
 
     The tie rule holds within each slice: score descending, then document id descending. `ordered=True`
-    trusts the caller that it does already. Raises UserError for scores that are not finite and columns that
-    do not fit.
+    trusts the caller that it does already, and that the columns fit. Raises UserError for scores that are not
+    finite, and otherwise for columns that do not fit.
     """
 
     def __init__(
@@ -117,12 +117,14 @@ class Run(Mapping[str, list[Hit]]):
         self.trace = list(trace)
         self.dropped = dropped
         self._places: dict[str, int] | None = None
-        self._check()
+        if not ordered:
+            self._check_columns()
+        self._check_scores()
         if not ordered:
             order = rank_order(self.offsets, self.docs, self.scores, doc_ids)
             self.docs, self.scores = self.docs[order], self.scores[order]
 
-    def _check(self) -> None:
+    def _check_columns(self) -> None:
         ends, size = self.offsets, len(self.docs)
         fits = len(ends) == len(self.query_ids) + 1 and ends[0] == 0 and ends[-1] == size
         if not fits or (np.diff(ends) < 0).any():
@@ -132,10 +134,12 @@ class Run(Mapping[str, list[Hit]]):
             )
         if len(self.scores) != size:
             raise UserError(f"a run has {size} documents but {len(self.scores)} scores; give one score each")
+
+    def _check_scores(self) -> None:
         finite = np.isfinite(self.scores)
         if not finite.all():
             place = int(np.argmin(finite))
-            query = self.query_ids[int(np.searchsorted(ends, place, side="right")) - 1]
+            query = self.query_ids[int(np.searchsorted(self.offsets, place, side="right")) - 1]
             raise UserError(
                 f"query {query!r}: document {self.doc_ids[int(self.docs[place])]!r} has the score "
                 f"{self.scores[place]}, which cannot be ranked; scores are finite float32 numbers"
@@ -175,8 +179,11 @@ class Run(Mapping[str, list[Hit]]):
         if place is None:
             raise KeyError(query_id)
         span = slice(self.offsets[place], self.offsets[place + 1])
-        pairs = zip(self.docs[span].tolist(), self.scores[span].tolist(), strict=True)
-        return [Hit(self.doc_ids[doc], score, rank) for rank, (doc, score) in enumerate(pairs, 1)]
+        docs = self.docs[span]
+        take = getattr(self.doc_ids, "take", None)  # tables on disk decode many at once
+        ids = take(docs) if take else map(self.doc_ids.__getitem__, docs.tolist())
+        scores = self.scores[span].tolist()
+        return [Hit(*hit) for hit in zip(ids, scores, range(1, len(scores) + 1), strict=True)]
 
     def __contains__(self, query_id: object) -> bool:
         return self._place(query_id) is not None
