@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -155,6 +156,9 @@ class Index:
         """
         writer = self._changes()
         added = 0
+        collecting = gc.isenabled() and hasattr(documents, "batches")
+        if collecting:  # our readers make no cycles, and walking every batch again costs a sixth of the time
+            gc.disable()
         try:
             for lines, batch in self._batches(documents, writer):
                 repeated = writer.duplicates([document.doc_id for document in batch])
@@ -167,6 +171,9 @@ class Index:
         except BaseException:
             self.close()
             raise
+        finally:
+            if collecting:
+                gc.enable()
         return added
 
     def _batches(self, documents: Any, writer: Writer) -> Iterable[tuple[list[int], list[Document]]]:
