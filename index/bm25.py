@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from retrieval import registry
 from retrieval.errors import UserError
 from retrieval.index.analysis import Analyzer, analyzer
-from retrieval.index.bounds import B, K1
+from retrieval.index.bounds import K1, B
 from retrieval.index.scoring import Bm25Scoring
 from retrieval.index.statistics import Statistics
 from retrieval.types import Document

@@ -7,7 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-K1, B = 0.9, 0.4  # the reference parameters: stored bounds are computed with them and the segment's mean length
+K1, B = (
+    0.9,
+    0.4,
+)  # the reference parameters: stored bounds are computed with them and the segment's mean length
 
 
 def length_norms(

@@ -41,7 +41,7 @@ def lost_tokens(postings: Postings, dead: NDArray[np.bool_]) -> int:
 
 def lost_terms(postings: Postings, dead: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """(term numbers, in how many dead documents each stands): one pass over the lists."""
-    from retrieval.index.kernels import count_marked
+    from retrieval.index.rescore import count_marked
 
     marked = (dead[postings.order] if len(postings.order) else dead).astype(np.uint8)
     vocabulary = len(postings.df)

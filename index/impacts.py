@@ -52,7 +52,11 @@ class Impacts:
             "kind": cls.kind,
             "compact": bool(options.get("compact")),
             "forward": bool(options.get("forward", True)),
-            "quantiser": {"bits": 8, "maximum": maximum, "rounding": "none" if maximum == LARGEST else "ceil"},
+            "quantiser": {
+                "bits": 8,
+                "maximum": maximum,
+                "rounding": "none" if maximum == LARGEST else "ceil",
+            },
         }
         return cls(settings, model)
 
@@ -114,7 +118,9 @@ class ImpactsBuilder:
                 )
             for term, weight in vector.items():
                 if not isinstance(weight, (int, float)) or not math.isfinite(weight):
-                    raise UserError(f"document {document.doc_id!r}: the weight of {term!r} is {weight!r}, no number")
+                    raise UserError(
+                        f"document {document.doc_id!r}: the weight of {term!r} is {weight!r}, no number"
+                    )
                 if weight > 0:
                     tokens.append(numbers.setdefault(term, len(numbers)))
                     weights.append(weight)
@@ -127,7 +133,9 @@ class ImpactsBuilder:
             )
         values = np.minimum(np.ceil(exact * (LARGEST / self._maximum)), LARGEST).astype(np.uint8)
         if self._maximum == LARGEST and not np.array_equal(exact, np.floor(exact)):
-            raise UserError("weights in the corpus are whole numbers of 1 to 255; quantise them, or use impacts:FILE")
+            raise UserError(
+                "weights in the corpus are whole numbers of 1 to 255; quantise them, or use impacts:FILE"
+            )
         self._writer.add(np.array(ends, np.int64), np.array(tokens, np.int32), values)
 
     def finish(self, part: Part) -> None:

@@ -243,7 +243,9 @@ class Index:
 
         parsed = parse_spec(spec)
         if parsed.name in self._methods:
-            raise UserError(f"the index has a representation {parsed.name!r} already; give the new one another NAME=")
+            raise UserError(
+                f"the index has a representation {parsed.name!r} already; give the new one another NAME="
+            )
         analyzer = self._options.get("analyzer", "english")
         method = create_method(parsed, analyzer, {"compact": self._options.get("compact", False)})
         return self._rewrite(lambda writer, view: add_representation(
@@ -278,7 +280,9 @@ class Index:
             settings,
         )
 
-    def _rewrite(self, work: Callable[[Writer, View], list[dict[str, Any]]], settings: Mapping[str, Any]) -> int:
+    def _rewrite(
+        self, work: Callable[[Writer, View], list[dict[str, Any]]], settings: Mapping[str, Any]
+    ) -> int:
         if self._writer is not None and self._writer.changed:
             raise UserError("changes wait for a commit; call commit() first")
         writer = self._changes()
@@ -324,8 +328,7 @@ class Index:
             view, name, self._methods[name], params, statistics=statistics, masks=masks, threads=threads,
             algorithm=algorithm,
         )  # fmt: skip
-        stage.searcher  # parameters are checked here, not at the first query
-        return stage
+        return stage.prepared()  # parameters are checked here, not at the first query
 
     def bm25(self, **settings: Any) -> SparseStage:
         """The stage of the BM25 representation: `index.bm25(k1=0.9, b=0.4) % 1000`."""
@@ -351,7 +354,9 @@ class Index:
                 raise UserError(f"the index at {self.path!r} was never committed; create it again")
             if len(self._methods) > 1:
                 names = ", ".join(self._methods)
-                raise CompositionError(f"the index has the representations {names}; name a pipeline, e.g. {names.split(',')[0]!r}")
+                raise CompositionError(
+                    f"the index has the representations {names}; name a pipeline, e.g. {names.split(',')[0]!r}"
+                )
             text = next(iter(self._methods))
 
         def resolve(name: str, params: Mapping[str, Param]) -> Stage:

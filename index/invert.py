@@ -64,7 +64,13 @@ def invert_run(tokens, offsets, first, vocabulary):
         terms[n_terms] = t
         counts[n_terms] = w - before
         n_terms += 1
-    return terms[:n_terms].copy(), counts[:n_terms].copy(), sorted_docs[:w].copy(), values[:w].copy(), big[:n_big].copy()
+    return (
+        terms[:n_terms].copy(),
+        counts[:n_terms].copy(),
+        sorted_docs[:w].copy(),
+        values[:w].copy(),
+        big[:n_big].copy(),
+    )
 
 
 @nb.njit(**_JIT)
@@ -143,7 +149,9 @@ def merge_runs(
                 docs[out] = d
                 values[out] = v
                 if bm25:
-                    share = table[np.uint32(v) * np.uint32(width) + np.uint32(code[base + np.int64(d)])] * np.float32(255)
+                    share = table[
+                        np.uint32(v) * np.uint32(width) + np.uint32(code[base + np.int64(d)])
+                    ] * np.float32(255)
                     low = np.uint8(share)
                     high = np.uint8(np.ceil(share))
                     if v == BIG:
@@ -224,4 +232,10 @@ def cut_run(
             terms[n_terms] = numbers[t]
             counts[n_terms] = w - before
             n_terms += 1
-    return terms[:n_terms].copy(), counts[:n_terms].copy(), out_docs[:w].copy(), out_values[:w].copy(), big[:n_big].copy()
+    return (
+        terms[:n_terms].copy(),
+        counts[:n_terms].copy(),
+        out_docs[:w].copy(),
+        out_values[:w].copy(),
+        big[:n_big].copy(),
+    )

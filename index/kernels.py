@@ -13,243 +13,24 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from retrieval.index.accumulate import (
+    add_bm25,
+    add_bm25_dense,
+    add_impacts,
+    add_impacts_dense,
+    collect_dense,
+    collect_sparse,
+    probe,
+    probe_dense,
+)
+from retrieval.index.list_files import CHUNK
 from retrieval.index.topk import make_key, select, sort_descending
 
-CHUNK = 65536
 _JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
-_BLOCK = 64
 _SPARSE = 6144  # fewer postings than this in a window: walk them again instead of sweeping the accumulator
 _SORT_LIMIT = 64  # lists a window beyond which ordering the bounds costs more than it saves
 _PROBE_COST = 40  # postings added in the time of one probe
 _DENSE_COST = 30000  # postings added in the time of one dense block
-DENSE_PLACE = 1 << 48  # see list_files.py
-
-
-@nb.njit(inline="always", **_JIT)
-def stored(values, place, bits):
-    """The stored value of a posting: a byte, or half of one."""
-    if bits == 8:
-        return np.uint32(values[place])
-    at = np.uint64(place)
-    return np.uint32(values[at >> np.uint64(1)] >> np.uint8((at & np.uint64(1)) << np.uint64(2))) & np.uint32(15)
-
-
-@nb.njit(**_JIT)
-def add_bm25(accumulator, docs, values, bits, first, q, table, width, norms, code, big_place, big_tf):
-    """Adds one list's BM25 contributions, q * tf / (tf + norm) in fixed point, to the accumulator of its chunk.
-
-    docs: the list's slice; values: those of all lists, of which the slice's begin at posting `first`.
-    """
-    columns = np.uint32(width)
-    if bits == 8:
-        for j in range(np.uint64(len(docs))):
-            d = docs[j]
-            v = np.uint32(values[np.uint64(first) + j])
-            accumulator[d] += np.int32(q * table[v * columns + np.uint32(code[d])])
-    else:
-        for j in range(np.uint64(len(docs))):
-            d = docs[j]
-            v = stored(values, np.uint64(first) + j, bits)
-            accumulator[d] += np.int32(q * table[v * columns + np.uint32(code[d])])
-    if len(big_place) > 0:  # frequencies that do not fit: replace what the table's last row gave
-        most = (1 << bits) - 1
-        at = np.searchsorted(big_place, first)
-        while at < len(big_place) and big_place[at] < first + len(docs):
-            d = docs[big_place[at] - first]
-            accumulator[d] += bm25(q, big_tf[at], d, norms, code) - bm25(q, most, d, norms, code)
-            at += 1
-
-
-@nb.njit(inline="always", **_JIT)
-def frequency(values, place, bits, big_place, big_tf):
-    """The exact term frequency of a posting."""
-    v = np.int64(stored(values, place, bits))
-    if v == (1 << bits) - 1:
-        v = overflow(place, v, big_place, big_tf)
-    return v
-
-
-@nb.njit(**_JIT)
-def overflow(place, value, big_place, big_tf):
-    """The frequency of a posting whose stored value is the largest: that value, or more."""
-    at = np.searchsorted(big_place, place)
-    if at < len(big_place) and big_place[at] == place:
-        return np.int64(big_tf[at])
-    return value
-
-
-@nb.njit(**_JIT)
-def add_bm25_dense(accumulator, dense, bits, block, q, table, width, norms, code, big_place, big_tf):
-    """As add_bm25 for a dense block; absent documents have the value 0, and row 0 of the table is 0."""
-    columns = np.uint32(width)
-    if bits == 8:
-        row = dense[block * CHUNK : (block + 1) * CHUNK]
-        for d in range(np.uint64(len(code))):
-            accumulator[d] += np.int32(q * table[np.uint32(row[d]) * columns + np.uint32(code[d])])
-    else:
-        row = dense[block * (CHUNK // 2) : (block + 1) * (CHUNK // 2)]
-        for x in range(np.uint64(len(code) // 2)):
-            d = x + x
-            v = np.uint32(row[x])
-            accumulator[d] += np.int32(q * table[(v & np.uint32(15)) * columns + np.uint32(code[d])])
-            d += np.uint64(1)
-            accumulator[d] += np.int32(q * table[(v >> np.uint32(4)) * columns + np.uint32(code[d])])
-        if len(code) & 1:
-            d = np.uint64(len(code) - 1)
-            v = np.uint32(row[d >> np.uint64(1)]) & np.uint32(15)
-            accumulator[d] += np.int32(q * table[v * columns + np.uint32(code[d])])
-    if len(big_place) > 0:
-        most = (1 << bits) - 1
-        first = DENSE_PLACE + block * CHUNK
-        at = np.searchsorted(big_place, first)
-        while at < len(big_place) and big_place[at] < first + CHUNK:
-            d = big_place[at] - first
-            accumulator[d] += bm25(q, big_tf[at], d, norms, code) - bm25(q, most, d, norms, code)
-            at += 1
-
-
-@nb.njit(**_JIT)
-def add_impacts_dense(accumulator, dense, block, q):
-    """As add_impacts for a dense block."""
-    row = dense[block * CHUNK : (block + 1) * CHUNK]
-    for d in range(np.uint64(CHUNK)):
-        accumulator[d] += q * np.int32(row[d])
-
-
-@nb.njit(**_JIT)
-def _probe_dense(
-    dense, bits, block, q, q_int, limit, open_docs, open_sums, n, table, norms, width, code, big_place, big_tf
-):  # fmt: skip
-    """As _probe for a dense block: one read a document."""
-    kept = 0
-    base = np.uint64(block * CHUNK)
-    most = np.uint32((1 << bits) - 1)
-    for c in range(n):
-        d = open_docs[c]
-        s = open_sums[c]
-        v = stored(dense, base + np.uint64(d), bits)
-        if width == 0:
-            s += q_int * np.int32(v)
-        elif v < most:
-            s += np.int32(q * table[v * np.uint32(width) + np.uint32(code[d])])
-        else:
-            place = DENSE_PLACE + np.int64(base) + np.int64(d)
-            s += bm25(q, overflow(place, np.int64(v), big_place, big_tf), d, norms, code)
-        open_docs[kept] = d
-        open_sums[kept] = s
-        kept += s >= limit
-    return kept
-
-
-@nb.njit(**_JIT)
-def add_impacts(accumulator, docs, values, q):
-    """Adds q * impact of one list to the accumulator of its chunk."""
-    for j in range(np.uint32(len(docs))):
-        accumulator[docs[j]] += q * np.int32(values[j])
-
-
-@nb.njit(inline="always", **_JIT)
-def bm25(q, tf, doc, norms, code):
-    """One BM25 contribution in fixed point, for any frequency; equal to the table's to the last bit."""
-    f = np.float32(tf)
-    return np.int32(q * (f / (f + norms[code[doc]])))
-
-
-@nb.njit(**_JIT)
-def _find(docs, doc):
-    """Index of doc in the ascending slice docs (not empty) of one chunk, or -1.
-
-    Starts where the document would stand if the list were spread evenly, gallops to either side, and ends in a binary
-    search without branches: what costs here is cache misses, and near the guess there are few.
-    """
-    n = np.int64(len(docs))
-    lo = (n * np.int64(doc)) >> 16
-    step = np.int64(16)
-    if docs[lo] <= doc:
-        while lo + step < n and docs[lo + step] <= doc:
-            lo += step
-            step += step
-        span = min(step, n - lo)
-    else:
-        hi = lo
-        lo = hi - step
-        while lo > 0 and docs[lo] > doc:
-            hi = lo
-            step += step
-            lo = hi - step
-        lo = max(lo, np.int64(0))
-        span = hi - lo
-    low = np.uint64(lo)
-    left = np.uint64(span)
-    while left > np.uint64(1):
-        half = left >> np.uint64(1)
-        low += half * np.uint64(docs[low + half] <= doc)
-        left -= half
-    if docs[low] == doc:
-        return np.int64(low)
-    return np.int64(-1)
-
-
-@nb.njit(**_JIT)
-def _probe(
-    docs, values, bits, first, q, q_int, limit, open_docs, open_sums, n, norms, width, code, big_place, big_tf
-):  # fmt: skip
-    """Adds one list's contribution to n open documents and keeps those that reach limit; returns their number.
-
-    A list after the other, not a document after the other: the searches of one list do not wait for each other.
-    """
-    kept = 0
-    for c in range(n):
-        d = open_docs[c]
-        s = open_sums[c]
-        at = _find(docs, d)
-        if at >= 0:
-            at += first
-            if width == 0:
-                s += q_int * np.int32(values[at])
-            else:
-                s += bm25(q, frequency(values, at, bits, big_place, big_tf), d, norms, code)
-        open_docs[kept] = d
-        open_sums[kept] = s
-        kept += s >= limit
-    return kept
-
-
-@nb.njit(**_JIT)
-def _collect_sparse(accumulator, docs, need, out, sums, n):
-    """Takes the sums of the listed documents that reach need and clears all of them; returns the number taken."""
-    for j in range(np.uint32(len(docs))):
-        d = docs[j]
-        s = accumulator[d]
-        accumulator[d] = np.int32(0)
-        if s >= need:
-            out[n] = np.uint16(d)
-            sums[n] = s
-            n += 1
-    return n
-
-
-@nb.njit(**_JIT)
-def _collect_dense(accumulator, need, out, sums):
-    """As _collect_sparse, for the whole accumulator.
-
-    need - 1 - sum is negative just where a sum reaches need, and or-ing the signs of a block is what LLVM turns into
-    vector code; a maximum it does not.
-    """
-    n = np.uint64(0)
-    for b in range(np.uint64(CHUNK // _BLOCK)):
-        start = b * np.uint64(_BLOCK)
-        hit = np.int32(0)
-        for x in range(np.uint64(_BLOCK)):
-            hit |= np.int32(need - np.int32(1) - accumulator[start + x])
-        if hit < 0:
-            for x in range(np.uint64(_BLOCK)):
-                s = accumulator[start + x]
-                out[n] = np.uint16(start + x)
-                sums[n] = s
-                n += np.uint64(s >= need)
-    accumulator[:] = 0
-    return np.int64(n)
 
 
 @nb.njit(**_JIT)
@@ -369,9 +150,11 @@ def search(
         if essential < _SPARSE:
             for s in range(skipped, m):
                 p = slot_place[s]
-                n_open = _collect_sparse(accumulator, docs[p : p + slot_n[s]], need, open_docs, open_sums, n_open)
+                n_open = collect_sparse(
+                    accumulator, docs[p : p + slot_n[s]], need, open_docs, open_sums, n_open
+                )
         else:
-            n_open = _collect_dense(accumulator, need, open_docs, open_sums)
+            n_open = collect_dense(accumulator, need, open_docs, open_sums)
         for x in range(skipped - 1, -1, -1):
             if n_open == 0:
                 break
@@ -380,12 +163,12 @@ def search(
             n = slot_n[x]
             i = slot[x]
             if n == 0:
-                n_open = _probe_dense(
+                n_open = probe_dense(
                     dense, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums, n_open, table, norms,
                     width, chunk_code, big_place, big_tf,
                 )  # fmt: skip
             else:
-                n_open = _probe(
+                n_open = probe(
                     docs[p : p + n], values, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums,
                     n_open, norms, width, chunk_code, big_place, big_tf,
                 )  # fmt: skip
@@ -440,67 +223,3 @@ def search_many(
         if n == k:
             score = np.int32(keys[i, k - 1] >> np.int64(32)).view(np.float32)
             thresholds[i] = max(thresholds[i], np.int64(score) - 64)
-
-
-@nb.njit(**_JIT)
-def rescore(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
-    table, width, norms, code, term_start, term_block, term_dir, term_dir_end, q, q_int, wanted, sums,
-):  # fmt: skip
-    """Adds to sums int32[n] what the terms contribute to the documents wanted int64[n], ascending."""
-    for i in range(len(q)):
-        p = term_start[i]
-        block = term_block[i]
-        x = 0
-        for entry in range(term_dir[i], term_dir_end[i]):
-            n = np.int64(dir_count[entry]) + 1
-            base = np.int64(dir_chunk[entry]) * CHUNK
-            while x < len(wanted) and wanted[x] < base:
-                x += 1
-            if x == len(wanted):
-                break
-            if n >= limit:
-                while x < len(wanted) and wanted[x] < base + CHUNK:
-                    at = block * CHUNK + wanted[x] - base
-                    v = np.int64(stored(dense, at, bits))
-                    if width == 0:
-                        sums[x] += q_int[i] * np.int32(v)
-                    elif v > 0:
-                        if v == (1 << bits) - 1:
-                            v = overflow(DENSE_PLACE + at, v, big_place, big_tf)
-                        sums[x] += bm25(q[i], v, wanted[x], norms, code)
-                    x += 1
-                block += 1
-                continue
-            from_ = p
-            end = p + n
-            while x < len(wanted) and wanted[x] < base + CHUNK and from_ < end:
-                d = np.uint16(wanted[x] - base)
-                step = np.int64(1)  # gallop: the candidates ascend, as the list does
-                while from_ + step < end and docs[from_ + step] <= d:
-                    from_ += step
-                    step += step
-                at = _find(docs[from_ : min(end, from_ + step)], d)
-                if at >= 0:
-                    at += from_
-                    if width > 0:
-                        tf = frequency(values, at, bits, big_place, big_tf)
-                        sums[x] += bm25(q[i], tf, wanted[x], norms, code)
-                    else:
-                        sums[x] += q_int[i] * np.int32(values[at])
-                x += 1
-            p = end
-
-
-@nb.njit(**_JIT)
-def count_marked(docs, dir_chunk, dir_count, first, dir_first, dir_last, marked, counts):
-    """counts[i] += how many documents of list i are marked (uint8 by document number)."""
-    for i in range(len(first)):
-        p = first[i]
-        total = 0
-        for entry in range(dir_first[i], dir_last[i]):
-            base = np.int64(dir_chunk[entry]) * CHUNK
-            for _ in range(np.int64(dir_count[entry]) + 1):
-                total += marked[base + np.int64(docs[p])]
-                p += 1
-        counts[i] += np.uint32(total)

@@ -36,7 +36,9 @@ class ListFiles:
             self._values = part.array_stream("values.npy", np.uint8, (listed * bits + 7) // 8)
             self._dense = part.array_stream("dense.npy", np.uint8)
 
-    def write(self, docs: NDArray[np.uint16], values: NDArray[np.uint8], lists: Any, start: int, end: int) -> None:
+    def write(
+        self, docs: NDArray[np.uint16], values: NDArray[np.uint8], lists: Any, start: int, end: int
+    ) -> None:
         """The postings of terms start:end; `lists` has dir_ptr and dir_count."""
         if self._packer is not None:
             self._packer.add(docs, values, lists, start, end)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from retrieval.errors import UserError
 from retrieval.index.documents import DocumentsWriter
 from retrieval.index.forward import document_rows
+from retrieval.index.list_files import CHUNK
 from retrieval.index.partfiles import PartFiles
 from retrieval.index.postings import Postings
-from retrieval.index.postings_writer import CHUNK, PostingsWriter
+from retrieval.index.postings_writer import PostingsWriter
 from retrieval.index.writer import SegmentWriter
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def add_representation(
     segments = []
     for segment in view.segments:
         if not segment.entry.get("text", True):
-            raise UserError("the index was built without text, so nothing can be built from it; index the corpus again")
+            raise UserError(
+                "the index was built without text, so nothing can be built from it; index the corpus again"
+            )
         writer = SegmentWriter(
             transaction, {name: method}, memory=memory, store_text=False, keep_documents=False
         )
@@ -103,7 +106,11 @@ def _merge_lists(
     order = np.concatenate(orders).astype(np.int32) if reordered else None
     settings = method.settings
     writer.finish(
-        part, list(terms), compact=bool(settings.get("compact")), forward=bool(settings.get("forward")), order=order
+        part,
+        list(terms),
+        compact=bool(settings.get("compact")),
+        forward=bool(settings.get("forward")),
+        order=order,
     )
 
 
@@ -118,7 +125,9 @@ def _append(
     in_lists = postings.order if len(postings.order) else np.arange(segment.documents)
     alive = alive[in_lists]
     start = writer.documents
-    target = np.where(alive, start + np.cumsum(alive) - 1, -1)  # document number in the lists -> in the new lists
+    target = np.where(
+        alive, start + np.cumsum(alive) - 1, -1
+    )  # document number in the lists -> in the new lists
     lists, places = postings.whole()
     at, entry, last = places.first.copy(), places.dir_first.copy(), places.dir_last
     sequence = np.argsort(numbers, kind="stable")

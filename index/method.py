@@ -78,7 +78,9 @@ def parse_spec(text: str) -> Spec:
 
 def create_method(spec: Spec, analyzer: str, options: Mapping[str, Any]) -> SparseMethod:
     """A new method with its settings. Raises UnknownName, UserError."""
-    method: SparseMethod = registry.lookup(spec.method, kind="sparse method").create(spec.model, analyzer, options)
+    method: SparseMethod = registry.lookup(spec.method, kind="sparse method").create(
+        spec.model, analyzer, options
+    )
     return method
 
 

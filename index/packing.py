@@ -150,7 +150,9 @@ class ListPacker:
         self._ptr = np.zeros(vocabulary + 1, np.int64)
         self._written = 0
 
-    def add(self, docs: NDArray[np.uint16], values: NDArray[np.uint8], lists: Any, start: int, end: int) -> None:
+    def add(
+        self, docs: NDArray[np.uint16], values: NDArray[np.uint8], lists: Any, start: int, end: int
+    ) -> None:
         """Packs the lists of terms start:end; `lists` has df, dir_ptr, dir_chunk, dir_count."""
         room = len(docs) * 6 + (len(docs) // BLOCK + end - start) * 3 + 16
         out = np.empty(room, np.uint8)

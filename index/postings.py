@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.lexicon import Lexicon
-from retrieval.index.list_files import DENSE, DENSE_PLACE
+from retrieval.index.list_files import CHUNK, DENSE, DENSE_PLACE
 
 if TYPE_CHECKING:
     from retrieval.snapshot import Snapshot
 
-CHUNK = 65536
 Array = NDArray[Any]
 
 
@@ -153,7 +152,9 @@ class Postings:
         at = np.array(numbers, np.int64)
         first, blocks = self._begins
         ptr = self.dir_ptr
-        return self._plain, Places(first[at], blocks[at], ptr[at].astype(np.int64), ptr[at + 1].astype(np.int64))
+        return self._plain, Places(
+            first[at], blocks[at], ptr[at].astype(np.int64), ptr[at + 1].astype(np.int64)
+        )
 
     def whole(self, start: int = 0, end: int | None = None) -> tuple[Lists, Places]:
         """lists() of terms start:end without dense blocks and with a byte a value (255 may stand for more)."""
@@ -197,7 +198,18 @@ class Postings:
             big_place, big_tf = np.concatenate(places), np.concatenate(tfs)
             order = np.argsort(big_place, kind="stable")
             big_place, big_tf = big_place[order], big_tf[order]
-        lists = Lists(docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, 8, docs[:0].view(np.uint8), CHUNK + 1)
+        lists = Lists(
+            docs,
+            values,
+            big_place,
+            big_tf,
+            dir_chunk,
+            dir_count,
+            dir_bound,
+            8,
+            docs[:0].view(np.uint8),
+            CHUNK + 1,
+        )
         begins = [np.array(column, np.int64) for column in (first, [0] * len(first), starts, ends)]
         return lists, Places(*begins)
 
@@ -277,4 +289,6 @@ def _expanded(lists: Lists, places: Places, df: NDArray[np.int64]) -> tuple[List
     )  # fmt: skip
     begin = places.dir_first[0]
     ends = np.cumsum(df)
-    return wide, Places(ends - df, np.zeros(len(df), np.int64), places.dir_first - begin, places.dir_last - begin)
+    return wide, Places(
+        ends - df, np.zeros(len(df), np.int64), places.dir_first - begin, places.dir_last - begin
+    )

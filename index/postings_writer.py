@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from retrieval.index.bounds import bm25_table
 from retrieval.index.invert import invert_run, invert_weighted, merge_runs
 from retrieval.index.lexicon import write_lexicon
-from retrieval.index.list_files import DENSE, ListFiles
+from retrieval.index.list_files import CHUNK, DENSE, ListFiles
 from retrieval.index.packing import ListPacker
 
 if TYPE_CHECKING:
     from retrieval.part import Part
 
-CHUNK = 65536
 _BUFFER = 1 << 23  # postings joined before they are written
 _HALF = 15
 _RARE_LARGE = 0.01  # share of larger values up to which half a byte a value is smaller and as fast
@@ -204,7 +203,6 @@ class PostingsWriter:
         }
         part.json("facts.json", facts)
         return facts
-
 
     def _dense_postings(self, bits: int, compact: bool) -> int:
         """Postings that go into dense blocks; to know the length of the files before they are written."""

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from retrieval.index.forward import document_rows
 from retrieval.index.invert import invert_weighted
+from retrieval.index.list_files import CHUNK
 from retrieval.index.partfiles import PartFiles
-from retrieval.index.postings import CHUNK, Postings
+from retrieval.index.postings import Postings
 from retrieval.index.postings_writer import PostingsWriter
 
 if TYPE_CHECKING:

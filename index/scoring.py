@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.bounds import B, K1, bm25_table, bound_scales
+from retrieval.index.bounds import K1, B, bm25_table, bound_scales
 from retrieval.index.postings import Postings
 
 Array = NDArray[Any]
@@ -23,10 +23,14 @@ class Scoring(Protocol):
     codes: Array
     bound_scale: np.float32
 
-    def contributions(self, weight: float, values: NDArray[np.int64], docs: NDArray[np.int64]) -> NDArray[np.int32]:
+    def contributions(
+        self, weight: float, values: NDArray[np.int64], docs: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
         """Fixed-point contributions of one term's postings (docs: ordinals in the segment)."""
 
-    def sure(self, q: NDArray[np.float32], q_int: NDArray[np.int32], kth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def sure(
+        self, q: NDArray[np.float32], q_int: NDArray[np.int32], kth: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
         """What the k-th best posting of each term contributes at least."""
 
 
@@ -37,7 +41,9 @@ class Bm25Scoring:
         self._postings = postings
         self.codes = postings.codes
         lengths = postings.lengths
-        self.table, self.norms = bm25_table(lengths, mean, k1, b, 1 << (8 if postings.compact else postings.bits))
+        self.table, self.norms = bm25_table(
+            lengths, mean, k1, b, 1 << (8 if postings.compact else postings.bits)
+        )
         self.width = max(1, len(lengths))
         high, self._low = bound_scales(lengths, postings.mean, mean, k1, b)
         self.bound_scale = np.float32(high / 255)
@@ -51,14 +57,18 @@ class Bm25Scoring:
         codes[order] = self.codes
         return codes
 
-    def contributions(self, weight: float, values: NDArray[np.int64], docs: NDArray[np.int64]) -> NDArray[np.int32]:
+    def contributions(
+        self, weight: float, values: NDArray[np.int64], docs: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
         """As the kernel: float32 quotient, float32 product, truncated."""
         tf = values.astype(np.float32)
         share = tf / (tf + self.norms[self._codes_by_ordinal[docs]])
         parts: NDArray[np.int32] = (np.float32(weight) * share).astype(np.int32)
         return parts
 
-    def sure(self, q: NDArray[np.float32], q_int: NDArray[np.int32], kth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def sure(
+        self, q: NDArray[np.float32], q_int: NDArray[np.int32], kth: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
         """Lower bounds: the stored share, rounded down, at the reference parameters."""
         low: NDArray[np.int64] = (q * (kth * (self._low / 255))).astype(np.int64) - 1
         return low
@@ -73,12 +83,16 @@ class ImpactScoring:
         self.width = 0
         self.bound_scale = np.float32(1)
 
-    def contributions(self, weight: float, values: NDArray[np.int64], docs: NDArray[np.int64]) -> NDArray[np.int32]:
+    def contributions(
+        self, weight: float, values: NDArray[np.int64], docs: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
         """Integer product."""
         parts: NDArray[np.int32] = (int(weight) * values).astype(np.int32)
         return parts
 
-    def sure(self, q: NDArray[np.float32], q_int: NDArray[np.int32], kth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def sure(
+        self, q: NDArray[np.float32], q_int: NDArray[np.int32], kth: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
         """The stored value itself."""
         low: NDArray[np.int64] = q_int.astype(np.int64) * kth
         return low

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index import portable
-from retrieval.index.postings import CHUNK, Postings
+from retrieval.index.list_files import CHUNK
+from retrieval.index.postings import Postings
 
 if TYPE_CHECKING:
     from retrieval.index.scoring import Scoring
@@ -38,7 +39,9 @@ class Segment(NamedTuple):
     scoring: Scoring
     base: int  # ordinal of its first document
     rank: NDArray[np.int32]  # place of each document's id in ascending order, by document number in the lists
-    alive: NDArray[np.uint8]  # 1 for documents that may be returned, by document number in the lists; empty: all
+    alive: NDArray[
+        np.uint8
+    ]  # 1 for documents that may be returned, by document number in the lists; empty: all
 
 
 class _Scratch(threading.local):
@@ -133,7 +136,7 @@ class Searcher:
     def _rescored(
         self, segment: Segment, terms: Sequence[str], weights: Sequence[float], docs: NDArray[np.int64]
     ) -> NDArray[np.int32]:
-        from retrieval.index.kernels import rescore
+        from retrieval.index.rescore import rescore
 
         postings, scoring = segment.postings, segment.scoring
         pairs = [(n, w) for t, w in zip(terms, weights) if (n := postings.lexicon.find(t)) >= 0]

@@ -62,6 +62,11 @@ class SparseStage(Stage):
             segments.append(Segment(postings, scoring, segment.base, rank, mask))
         return Searcher(segments, self.method.most)
 
+    def prepared(self) -> SparseStage:
+        """This stage with its segments opened. Raises UserError for query parameters that the method cannot take."""
+        self.searcher  # noqa: B018
+        return self
+
     def weights(self, text: str) -> dict[str, float]:
         """Term -> weight of a query text."""
         return self.method.weigh(self.method.query(text), self.statistics)
@@ -95,7 +100,9 @@ class SparseStage(Stage):
         found = self.view.find_many(ids)
         if len(found) and found.min() < 0:
             missing = ids[int(np.argmin(found))]
-            raise UserError(f"the run holds document {missing!r}, which is not in the index; is it of another corpus?")
+            raise UserError(
+                f"the run holds document {missing!r}, which is not in the index; is it of another corpus?"
+            )
         ordinals: NDArray[np.int32] = found.astype(np.int32)[place]
         return ordinals
 
@@ -154,5 +161,3 @@ def view_statistics(view: View, representation: str) -> Statistics:
         return total
 
     return Statistics(view.live, tokens, df)
-
-

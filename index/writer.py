@@ -41,7 +41,9 @@ class SegmentWriter:
             name: method.builder(transaction.scratch(), share) for name, method in methods.items()
         }
         self._part = transaction.part() if keep_documents else None
-        self._documents = DocumentsWriter(self._part, store_text=store_text) if self._part is not None else None
+        self._documents = (
+            DocumentsWriter(self._part, store_text=store_text) if self._part is not None else None
+        )
         self.count = 0
 
     def add(self, batch: Sequence[Document]) -> None:
@@ -170,7 +172,11 @@ class Writer:
             segments.append(self._segment.finish())
         for number, gone in sorted(self._deleted.items()):
             entry = segments[number]
-            already = self._view.segments[number].alive if self._view and number < self._old else np.empty(0, np.uint8)
+            already = (
+                self._view.segments[number].alive
+                if self._view and number < self._old
+                else np.empty(0, np.uint8)
+            )
             dead = np.zeros(entry["docs"], bool) if not len(already) else already == 0
             dead[list(gone)] = True
             if dead.all():
@@ -214,4 +220,3 @@ def as_documents(documents: Iterable[Any], first: int) -> Iterable[Document]:
                 f"document {first + number}: {made}; give a Document, a mapping with id and text, or a string"
             )
         yield made
-

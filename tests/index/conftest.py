@@ -85,7 +85,9 @@ class MemoryPart:
 Docs = Sequence[Sequence[str]]
 
 
-def bm25_postings(documents: Docs, scratch: Path, *, compact: bool = False, budget: int = 1 << 20) -> Postings:
+def bm25_postings(
+    documents: Docs, scratch: Path, *, compact: bool = False, budget: int = 1 << 20
+) -> Postings:
     """A segment of documents that are lists of terms."""
     numbers: dict[str, int] = {}
     writer = PostingsWriter(str(scratch), budget)
@@ -177,7 +179,9 @@ def plain_bm25(documents: Docs, query: Mapping[str, float], k1: float, b: float)
     return scores
 
 
-def best(scores: Sequence[float], rank: Sequence[int], alive: Sequence[int], k: int) -> list[tuple[int, float]]:
+def best(
+    scores: Sequence[float], rank: Sequence[int], alive: Sequence[int], k: int
+) -> list[tuple[int, float]]:
     """The top k by (score, rank of the id) descending, of live documents that match."""
     hits = [
         (score, rank[doc], doc)
@@ -195,4 +199,6 @@ def tools() -> Any:
     """The functions of this file, which tests cannot import."""
     import types
 
-    return types.SimpleNamespace(**{name: value for name, value in globals().items() if not name.startswith("_")})
+    return types.SimpleNamespace(
+        **{name: value for name, value in globals().items() if not name.startswith("_")}
+    )

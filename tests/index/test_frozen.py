@@ -23,7 +23,9 @@ def documents() -> list[dict[str, Any]]:
     rng = random.Random(1969)
     found = []
     for number in range(17_500):
-        words = ["red"] * rng.choice([1, 1, 1, 2, 20]) + rng.choices([f"w{i}" for i in range(40)], k=rng.randint(0, 2))
+        words = ["red"] * rng.choice([1, 1, 1, 2, 20]) + rng.choices(
+            [f"w{i}" for i in range(40)], k=rng.randint(0, 2)
+        )
         found.append({"id": f"d{number}", "text": " ".join(words), "number": number})
     found[3] = {"id": "long", "title": "Green", "text": "green blue " * 300, "tags": ["a", "b"]}
     found[4] = {"id": "umlaut", "text": "Die Straße führt über den Berg", "tags": ["b"]}
@@ -38,7 +40,9 @@ def answers(index: Index) -> dict[str, Any]:
             run = (index.stage(name, **params) % 5)(QUERIES)
             label = f"{name} {sorted(params.items())}"
             found[label] = [[(hit.doc_id, hit.score) for hit in run[query]] for query in run]
-    found["filter"] = [(hit.doc_id, hit.score) for hit in index.search("red", 3, pipeline="bm25", filter="number < 9")]
+    found["filter"] = [
+        (hit.doc_id, hit.score) for hit in index.search("red", 3, pipeline="bm25", filter="number < 9")
+    ]
     return json.loads(json.dumps(found))
 
 

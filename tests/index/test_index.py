@@ -170,7 +170,13 @@ def test_known_ids_are_refused_and_nothing_is_lost(tmp_path: Path, documents: li
 
 def test_bad_documents_and_parameters(tmp_path: Path) -> None:
     index = Index.create(tmp_path / "index")
-    for bad in ({"id": "a b", "text": "x"}, {"id": "a", "text": ""}, {"text": "x"}, {"id": 3, "text": "x"}, 5):
+    for bad in (
+        {"id": "a b", "text": "x"},
+        {"id": "a", "text": ""},
+        {"text": "x"},
+        {"id": 3, "text": "x"},
+        5,
+    ):
         with pytest.raises(UserError, match="document 1"):
             index.add([bad])  # type: ignore[list-item]
     index.add(["solar wind"])
@@ -222,7 +228,8 @@ def test_impacts(tmp_path: Path) -> None:
     index.add(documents)
     index.commit()
     exact = {
-        f"d{i}": 2 * vector.get("w1", 0) + vector.get("w2", 0) + vector.get("w3", 0) for i, vector in enumerate(vectors)
+        f"d{i}": 2 * vector.get("w1", 0) + vector.get("w2", 0) + vector.get("w3", 0)
+        for i, vector in enumerate(vectors)
     }
     wanted = sorted(((float(score), doc) for doc, score in exact.items() if score), reverse=True)
     assert [(hit.score, hit.doc_id) for hit in index.search("w1 w2 w1 w3", 50)] == wanted
@@ -254,7 +261,13 @@ def test_conformance(tmp_path: Path, documents: list[Document]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("scifact", 0.676), ("squad-dev", 0.869), ("debtags", 0.319), ("wordnet-types", 0.362), ("qmsum", 0.384)],
+    [
+        ("scifact", 0.676),
+        ("squad-dev", 0.869),
+        ("debtags", 0.319),
+        ("wordnet-types", 0.362),
+        ("qmsum", 0.384),
+    ],
 )
 def test_bm25_on_real_collections(tmp_path: Path, collections: Path, name: str, expected: float) -> None:
     from retrieval.bench.evaluate import evaluate

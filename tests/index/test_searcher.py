@@ -161,7 +161,9 @@ def test_many_chunks_equal_brute_force(tools: Any, large: Any, compact: bool, k:
         for alive in masks:
             searcher = tools.bm25_searcher([(made[compact], rank, alive)], statistics, k1, b)
             for _ in range(4):
-                query = {f"t{rng.choice([0, 1, 2, 3, 5, 30, 399, rng.randrange(400)])}": 1.0 for _ in range(5)}
+                query = {
+                    f"t{rng.choice([0, 1, 2, 3, 5, 30, 399, rng.randrange(400)])}": 1.0 for _ in range(5)
+                }
                 scores = dense_scores(large, query, k1, b)
                 if len(alive):
                     scores[alive == 0] = 0

@@ -31,7 +31,10 @@ def test_sort_descending(values: list[int]) -> None:
     assert [values[doc] for doc in docs] == array.tolist()
 
 
-@given(st.tuples(st.floats(0, 1e9, width=32), st.integers(0, 2**31 - 1)), st.tuples(st.floats(0, 1e9, width=32), st.integers(0, 2**31 - 1)))
+@given(
+    st.tuples(st.floats(0, 1e9, width=32), st.integers(0, 2**31 - 1)),
+    st.tuples(st.floats(0, 1e9, width=32), st.integers(0, 2**31 - 1)),
+)
 def test_keys_order_as_score_then_rank(a: tuple[float, int], b: tuple[float, int]) -> None:
     one, other = make_key(np.float32(a[0]), a[1]), make_key(np.float32(b[0]), b[1])
     assert (one < other) == (a < b)
