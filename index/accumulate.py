@@ -1,4 +1,4 @@
-"""Compiled work on single lists: adding contributions to an accumulator, collecting sums, probing for open documents."""
+"""Compiled work on single lists: adding contributions, collecting sums, probing for open documents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stored(values, place, bits):
 
 @nb.njit(**_JIT)
 def add_bm25(accumulator, docs, values, bits, first, q, table, width, norms, code, big_place, big_tf):
-    """Adds one list's BM25 contributions, q * tf / (tf + norm) in fixed point, to the accumulator of its chunk.
+    """Adds one list's BM25 contributions, q * tf / (tf + norm) in fixed point, to its chunk's accumulator.
 
     docs: the list's slice; values: those of all lists, of which the slice's begin at posting `first`.
     """
@@ -143,32 +143,34 @@ def bm25(q, tf, doc, norms, code):
     return np.int32(q * (f / (f + norms[code[doc]])))
 
 
+@nb.njit(inline="always", **_JIT)
+def radius_of(n):
+    """How far from its even place a document of a chunk's list of n stands, nearly always: 2 sqrt(n)."""
+    return np.int64(2 * np.sqrt(np.float32(n))) + 8
+
+
 @nb.njit(**_JIT)
-def find(docs, doc):
+def find(docs, doc, radius):
     """Index of doc in the ascending slice docs (not empty) of one chunk, or -1.
 
-    Starts where the document would stand if the list were spread evenly, gallops to either side, and ends in a binary
-    search without branches: what costs here is cache misses, and near the guess there are few.
+    Looks where the document stands if the list is spread evenly, and only elsewhere if it must. The binary
+    search has no branches, so that the processor overlaps the cache misses of one search with those of the
+    next.
     """
     n = np.int64(len(docs))
-    lo = (n * np.int64(doc)) >> 16
-    step = np.int64(16)
-    if docs[lo] <= doc:
-        while lo + step < n and docs[lo + step] <= doc:
-            lo += step
-            step += step
-        span = min(step, n - lo)
-    else:
+    guess = (n * np.int64(doc)) >> 16
+    lo = max(guess - radius, np.int64(0))
+    hi = min(guess + radius, n)
+    if docs[lo] > doc:
         hi = lo
-        lo = hi - step
-        while lo > 0 and docs[lo] > doc:
-            hi = lo
-            step += step
-            lo = hi - step
-        lo = max(lo, np.int64(0))
-        span = hi - lo
+        lo = np.int64(0)
+        if hi == 0:
+            return np.int64(-1)
+    elif hi < n and docs[hi] <= doc:
+        lo = hi
+        hi = n
     low = np.uint64(lo)
-    left = np.uint64(span)
+    left = np.uint64(hi - lo)
     while left > np.uint64(1):
         half = left >> np.uint64(1)
         low += half * np.uint64(docs[low + half] <= doc)
@@ -182,15 +184,16 @@ def find(docs, doc):
 def probe(
     docs, values, bits, first, q, q_int, limit, open_docs, open_sums, n, norms, width, code, big_place, big_tf
 ):  # fmt: skip
-    """Adds one list's contribution to n open documents and keeps those that reach limit; returns their number.
+    """Adds one list's contribution to n open documents; keeps those that reach limit, returns their number.
 
-    A list after the other, not a document after the other: the searches of one list do not wait for each other.
+    List after list, not document after document: the searches of one list do not wait for each other.
     """
     kept = 0
+    radius = radius_of(len(docs))
     for c in range(n):
         d = open_docs[c]
         s = open_sums[c]
-        at = find(docs, d)
+        at = find(docs, d, radius)
         if at >= 0:
             at += first
             if width == 0:
@@ -205,7 +208,7 @@ def probe(
 
 @nb.njit(**_JIT)
 def collect_sparse(accumulator, docs, need, out, sums, n):
-    """Takes the sums of the listed documents that reach need and clears all of them; returns the number taken."""
+    """Takes the sums of the listed documents that reach need and clears all; returns the number taken."""
     for j in range(np.uint32(len(docs))):
         d = docs[j]
         s = accumulator[d]
@@ -221,8 +224,8 @@ def collect_sparse(accumulator, docs, need, out, sums, n):
 def collect_dense(accumulator, need, out, sums):
     """As collect_sparse, for the whole accumulator.
 
-    need - 1 - sum is negative just where a sum reaches need, and or-ing the signs of a block is what LLVM turns into
-    vector code; a maximum it does not.
+    need - 1 - sum is negative just where a sum reaches need, and or-ing the signs of a block is what LLVM
+    turns into vector code; a maximum it does not.
     """
     n = np.uint64(0)
     for b in range(np.uint64(CHUNK // _BLOCK)):

@@ -1,7 +1,8 @@
-"""BM25 as Lucene computes it: term frequencies and exact lengths are stored, so k1 and b stay free at query time.
+"""BM25 as Lucene computes it: frequencies and exact lengths are stored, so k1 and b stay free for queries.
 
-score = sum over query terms of idf(t) * tf / (tf + k1 * (1 - b + b * length / mean length)), repeated query terms
-counting as often as they stand (Robertson and Zaragoza 2009; Lucene's form leaves out the factor k1 + 1).
+score = sum over query terms of idf(t) * tf / (tf + k1 * (1 - b + b * length / mean length)), repeated query
+terms counting as often as they stand (Robertson and Zaragoza 2009; Lucene's form leaves out the factor k1 +
+1).
 """
 
 from __future__ import annotations

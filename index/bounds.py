@@ -1,4 +1,4 @@
-"""BM25's saturation table, and what bounds that were stored for one (k1, b, mean length) are worth for another."""
+"""BM25's saturation table, and what bounds stored for one (k1, b, mean length) are worth for another."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-K1, B = (
-    0.9,
-    0.4,
-)  # the reference parameters: stored bounds are computed with them and the segment's mean length
+# The reference parameters: stored bounds are computed with them and the segment's mean length.
+K1, B = 0.9, 0.4
 
 
 def length_norms(
@@ -38,8 +36,9 @@ def bound_scales(
 ) -> tuple[float, float]:
     """(upper, lower) factors that turn reference shares into valid bounds for (mean, k1, b).
 
-    tf / (tf + n') over tf / (tf + n) is at most max(1, n / n') and at least min(1, n / n'); n / n' is a quotient of
-    two straight lines in the length, so its extremes lie at the shortest and the longest document.
+    tf / (tf + n') over tf / (tf + n) is at most max(1, n / n') and at least min(1, n / n'); n / n' is a
+    quotient of two straight lines in the length, so its extremes lie at the shortest and the longest
+    document.
     """
     ends = np.array([lengths.min(initial=0), lengths.max(initial=0)], np.int32) if len(lengths) else lengths
     reference = length_norms(ends, reference_mean).astype(np.float64)

@@ -19,7 +19,7 @@ _GROUP = 1 << 22  # postings looked at together
 def write_deletes(
     transaction: Transaction, entry: dict[str, Any], dead: NDArray[np.bool_], lists: Mapping[str, Postings]
 ) -> None:
-    """Writes the part and names it in the segment's entry. dead bool[documents]: all that are deleted by now."""
+    """Writes the part and names it in the segment's entry. dead bool[documents]: all deleted by now."""
     part = transaction.part()
     part.array("deleted.npy", np.packbits(dead, bitorder="little"))
     tokens = {}
@@ -54,8 +54,8 @@ def lost_terms(postings: Postings, dead: NDArray[np.bool_]) -> tuple[NDArray[np.
         end = min(end, vocabulary)
         lists, places = postings.whole(term, end)
         count_marked(
-            lists.docs, lists.dir_chunk, lists.dir_count, places.first, places.dir_first, places.dir_last, marked,
-            counts[term:end],
+            lists.docs, lists.dir_chunk, lists.dir_count, places.first, places.dir_first, places.dir_last,
+            marked, counts[term:end],
         )  # fmt: skip
         term = end
     numbers = np.flatnonzero(counts).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Explanations: rank, score and per-term contributions of one document at every representation of a pipeline."""
+"""Explanations: rank, score and per-term contributions of a document at each representation of a pipeline."""
 
 from __future__ import annotations
 

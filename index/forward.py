@@ -16,7 +16,10 @@ _JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 @nb.njit(**_JIT)
 def transpose_run(terms, counts, docs, values, first, n):
-    """A run's lists by document: (ends int64[n + 1], terms uint32[P], values uint8[P]) of documents first:first + n."""
+    """A run's lists by document: (ends int64[n + 1], terms uint32[P], values uint8[P]).
+
+    The documents are first:first + n.
+    """
     ends = np.zeros(n + 1, np.int64)
     for p in range(len(docs)):
         ends[np.int64(docs[p]) - first + 1] += 1
@@ -38,7 +41,10 @@ def transpose_run(terms, counts, docs, values, first, n):
 
 @nb.njit(**_JIT)
 def rescore_rows(ends, terms, values, wanted, numbers, weights, dense, sums):
-    """sums[i] = the weighted values of document wanted[i]: weights int32 of the term numbers, dense int32[V] all zero."""
+    """sums[i] = the weighted values of document wanted[i].
+
+    weights: int32, of the term numbers; dense: int32[V], all zero.
+    """
     for i in range(len(numbers)):
         dense[numbers[i]] = weights[i]
     for i in range(len(wanted)):
@@ -52,7 +58,10 @@ def rescore_rows(ends, terms, values, wanted, numbers, weights, dense, sums):
 
 @nb.njit(**_JIT)
 def transpose_lists(docs, values, dir_chunk, dir_count, first, dir_first, dir_last, documents):
-    """All lists by document: (ends int64[documents + 1], terms uint32[P], values uint8[P]), terms ascending in a row."""
+    """All lists by document: (ends int64[documents + 1], terms uint32[P], values uint8[P]).
+
+    Terms ascend in a row.
+    """
     ends = np.zeros(documents + 1, np.int64)
     for turn in range(2):
         if turn == 1:
@@ -83,7 +92,7 @@ def document_rows(
     """The forward view of a part that does not store it, as transpose_lists gives it."""
     lists, places = postings.whole()
     rows: tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]] = transpose_lists(
-        lists.docs, lists.values, lists.dir_chunk, lists.dir_count, places.first, places.dir_first, places.dir_last,
-        postings.documents,
+        lists.docs, lists.values, lists.dir_chunk, lists.dir_count, places.first, places.dir_first,
+        places.dir_last, postings.documents,
     )  # fmt: skip
     return rows

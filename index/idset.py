@@ -13,7 +13,10 @@ _Columns = tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint32]]
 
 
 class IdSet:
-    """Id -> number, in sorted runs that are merged as they grow. Two ids count as one if both hashes agree (2**-128)."""
+    """Id -> number, in sorted runs that are merged as they grow.
+
+    Two ids count as one if both hashes agree (2**-128).
+    """
 
     def __init__(self) -> None:
         self._runs: list[_Columns] = []

@@ -1,9 +1,9 @@
 """Impacts made elsewhere (uniCOIL, DeepImpact, SPLADE): term weights that documents bring along, 8 bits each.
 
-Weights come as JSON, `{"id": ..., "vector": {term: weight}}`: in the corpus lines themselves, or in a file that
-`impacts:FILE` names. Whole numbers of 1 to 255 are stored as they are; anything else is quantised with a named rule:
-value = ceil(weight / maximum * 255), so that no positive weight is lost. Queries are terms as the vectors spell them,
-separated by white space; a repeated term counts as often as it stands.
+Weights come as JSON, `{"id": ..., "vector": {term: weight}}`: in the corpus lines themselves, or in a file
+that `impacts:FILE` names. Whole numbers of 1 to 255 are stored as they are; anything else is quantised with a
+named rule: value = ceil(weight / maximum * 255), so that no positive weight is lost. Queries are terms as the
+vectors spell them, separated by white space; a repeated term counts as often as it stands.
 """
 
 from __future__ import annotations

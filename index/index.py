@@ -1,11 +1,10 @@
-"""Index: one directory, one document store, any number of named representations that share document ordinals."""
+"""Index: one directory, one document store, any number of representations that share document ordinals."""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from retrieval import pipeline, registry
@@ -29,7 +28,7 @@ _BATCH_TEXT = 8 << 20  # ... characters, that are analyzed together
 
 
 class Index:
-    """An index to search and to change. Changes wait for commit(); readers see the commit that they opened."""
+    """An index to search and change. Changes wait for commit(); readers see the commit that they opened."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class Index:
         store_text  keep the documents' text (without it: no snippets, no later representation)
         memory      bytes that building may hold before it spills
 
-        Raises UserError, UnknownName, Locked, StorageError. What was at the path stays until the first commit.
+        Raises UserError, UnknownName, Locked, StorageError. What was there stays until the first commit.
         """
         methods: dict[str, SparseMethod] = {}
         for text in sparse:
@@ -94,9 +93,7 @@ class Index:
     def __enter__(self) -> Index:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -124,7 +121,7 @@ class Index:
         """Name -> settings."""
         return {name: dict(method.settings) for name, method in self._methods.items()}
 
-    # --- changing ---------------------------------------------------------------------------------------------
+    # --- changing -------------------------------------------------------------------------------------------
 
     def _changes(self) -> Writer:
         if not self._methods:
@@ -151,8 +148,7 @@ class Index:
         update    a known id is replaced, the last one wins; otherwise it is refused (in a Corpus: a bad line)
         progress  called with the number of documents of each batch
 
-        Returns the number of documents. Raises UserError (BadLine with file and line for a Corpus), after which
-        nothing of what waits can be committed, Locked, StorageError.
+        Returns how many. Raises UserError (Corpus: BadLine), Locked, StorageError; what waits is lost then.
         """
         writer = self._changes()
         added = 0
@@ -261,8 +257,7 @@ class Index:
     ) -> int:
         """Makes one segment of all, without deleted documents, and commits it; returns the generation.
 
-        reorder  number documents anew within the lists, so that similar ones stand together (recursive graph
-                 bisection): smaller and faster lists, the same results
+        reorder  number similar documents together (graph bisection): smaller, faster lists, the same results
         compact  change the form of the lists (None: as they are)
         """
         from retrieval.index.merge import merge_segments
@@ -287,8 +282,7 @@ class Index:
             raise UserError("changes wait for a commit; call commit() first")
         writer = self._changes()
         try:
-            view = self._need_view()
-            segments = work(writer, view)
+            segments = work(writer, self._need_view())
             writer.transaction.commit(
                 {"segments": segments, "representations": dict(settings), "options": self._options}
             )
@@ -297,7 +291,7 @@ class Index:
         self._open_newest()
         return self.generation
 
-    # --- searching --------------------------------------------------------------------------------------------
+    # --- searching ------------------------------------------------------------------------------------------
 
     def _need_view(self) -> View:
         if self._view is None:
@@ -346,20 +340,20 @@ class Index:
     def pipeline(self, text: str | None = None, *, filter: str | None = None, threads: int = 1) -> Stage:
         """The stage that a pipeline text names: representations of this index and registered stages.
 
-        None: the pipeline that the index stores, else its only representation. Raises CompositionError, UnknownName.
+        None: the stored pipeline, else the only representation. Raises CompositionError, UnknownName.
         """
         text = text or self._options.get("pipeline")
         if text is None:
             if not self._methods:
                 raise UserError(f"the index at {self.path!r} was never committed; create it again")
-            if len(self._methods) > 1:
+            text, *others = self._methods
+            if others:
                 names = ", ".join(self._methods)
                 raise CompositionError(
-                    f"the index has the representations {names}; name a pipeline, e.g. {names.split(',')[0]!r}"
+                    f"the index has the representations {names}; name a pipeline, e.g. {text!r}"
                 )
-            text = next(iter(self._methods))
 
-        def resolve(name: str, params: Mapping[str, Param]) -> Stage:
+        def resolve(name: str, params: Mapping[str, Any]) -> Stage:
             if name in self._methods:
                 return self.stage(name, filter=filter, threads=threads, **params)
             try:
@@ -381,8 +375,7 @@ class Index:
             if len(self._stages) > 16:
                 self._stages.clear()
             self._stages[key] = self.pipeline(pipeline, filter=filter)  # type: ignore[assignment]
-        run = (self._stages[key] % k)([Query("1", query)])
-        return run["1"]
+        return (self._stages[key] % k)([Query("1", query)])["1"]
 
     def document(self, doc_id: str) -> Document:
         """The stored document. Raises UserError for an unknown id."""
@@ -397,7 +390,7 @@ class Index:
         return [self.document(doc_id) for doc_id in ids]
 
     def explain(self, query: str, doc_id: str, *, pipeline: str | None = None) -> dict[str, Any]:
-        """Why a document has its score: each representation of the pipeline, each query term's contribution."""
+        """Why a document has its score: each representation of a pipeline, each query term's contribution."""
         from retrieval.index.explain import explain
 
         return explain(self, query, doc_id, pipeline)

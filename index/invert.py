@@ -1,7 +1,8 @@
 """Compiled inversion: token streams of one run of documents to postings, and runs to the segment's lists.
 
-A run is a stretch of consecutive documents inside one chunk of 65,536, so that a document fits two bytes. Inverting is
-a counting sort by term, which keeps documents ascending and puts a document's repeats side by side.
+A run is a stretch of consecutive documents inside one chunk of 65,536, so that a document fits two bytes.
+Inverting is a counting sort by term, which keeps documents ascending and puts a document's repeats side by
+side.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ BIG = 255
 def invert_run(tokens, offsets, first, vocabulary):
     """Counts tokens (int32, ids below vocabulary) of documents offsets[i]:offsets[i+1], numbered from first.
 
-    Returns (terms uint32[T], counts uint32[T], docs uint16[P], values uint8[P], big int32[B]): the terms that occur,
-    ascending, with their posting counts; postings term by term; the frequencies that are 255 or more, in posting order.
+    Returns (terms uint32[T], counts uint32[T], docs uint16[P], values uint8[P], big int32[B]): the terms
+    that occur, ascending, with their posting counts; postings term by term; the frequencies that are 255 or
+    more, in posting order.
     """
     total = len(tokens)
     ends = np.zeros(vocabulary + 1, np.int32)
@@ -100,14 +102,16 @@ def invert_weighted(tokens, weights, offsets, first, vocabulary):
 @nb.njit(**_JIT)
 def merge_runs(
     term, vocabulary, capacity, run_terms, run_counts, run_big, cursor, run_end, big_cursor, place, run_chunk,
-    all_docs, all_values, bm25, table, width, code, docs, values, df, dir_ptr, dir_chunk, dir_count, dir_bound, kth, peak,
-    big_place, big_tf, written, n_dir, n_big,
+    all_docs, all_values, bm25, table, width, code, docs, values, df, dir_ptr, dir_chunk, dir_count, dir_bound,
+    kth, peak, big_place, big_tf, written, n_dir, n_big,
 ):  # fmt: skip
-    """Writes whole lists from `term` on while they fit `capacity` postings; returns (next term, postings, n_dir, n_big).
+    """Writes whole lists from `term` on while they fit `capacity` postings.
 
-    run_*: the runs' (terms, counts) behind one another, run r at cursor[r]:run_end[r]; place[r] its next posting in
-    all_docs / all_values. docs, values: output buffers. dir_*: directory, one entry a (term, chunk). kth uint8[V, 4]:
-    the 1st, 10th, 100th and 1000th largest share of a term, rounded down; peak uint8[V]: the largest bound. written: postings that stand before the buffer.
+    Returns (next term, postings, n_dir, n_big). run_*: the runs' (terms, counts) behind one another, run r
+    at cursor[r]:run_end[r]; place[r] its next posting in all_docs / all_values. docs, values: output
+    buffers. dir_*: directory, one entry a (term, chunk). kth uint8[V, 4]: the 1st, 10th, 100th and 1000th
+    largest share of a term, rounded down; peak uint8[V]: the largest bound. written: postings that stand
+    before the buffer.
     """
     runs = len(cursor)
     out = np.int64(0)
@@ -189,13 +193,14 @@ def merge_runs(
 
 @nb.njit(**_JIT)
 def cut_run(
-    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, at, entry, last, sequence, numbers, chunk,
-    target, begin, end,
+    docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, at, entry, last, sequence, numbers,
+    chunk, target, begin, end,
 ):  # fmt: skip
-    """The lists of one chunk, renumbered: a run like invert_run's of the documents whose target lies in [begin, end).
+    """The lists of a chunk, renumbered: a run as invert_run makes of documents with begin <= target < end.
 
-    at, entry, last int64[V]: each list's cursor and directory range; sequence: old term numbers by ascending new one;
-    numbers: old -> new term number; target int64[documents]: new document number, -1 for those that leave.
+    at, entry, last int64[V]: each list's cursor and directory range; sequence: old term numbers by
+    ascending new one; numbers: old -> new term number; target int64[documents]: new document number, -1 for
+    those that leave.
     """
     total = np.int64(0)
     for i in range(len(entry)):

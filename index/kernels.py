@@ -1,11 +1,11 @@
-"""The compiled query kernel of the impact index: term-at-a-time inside windows of 65,536 documents, pruned by MaxScore.
+"""The compiled query kernel: term-at-a-time inside windows of 65,536 documents, pruned by MaxScore.
 
-One window is one chunk of document numbers, small enough for an accumulator that stays in the second-level cache.
-Within a window the query's lists are split by their block maxima as MaxScore splits them (Turtle and Flood 1995; per
-window as in block-max MaxScore): lists whose bounds together cannot reach the threshold are not read, only probed for
-the few documents that the other lists leave open. The essential lists are added term at a time, without a branch per
-posting. Contributions are fixed-point integers, so a sum does not depend on its order and every algorithm returns the
-same scores to the last bit.
+One window is one chunk of document numbers, small enough for an accumulator that stays in the second-level
+cache. Within a window the query's lists are split by their block maxima as MaxScore splits them (Turtle and
+Flood 1995; per window as in block-max MaxScore): lists whose bounds together cannot reach the threshold are
+not read, only probed for the few documents that the other lists leave open. The essential lists are added
+term at a time, without a branch per posting. Contributions are fixed-point integers, so a sum does not
+depend on its order and every algorithm returns the same scores to the last bit.
 """
 
 from __future__ import annotations
@@ -40,14 +40,18 @@ def search(
     term_start, term_block, term_dir, term_dir_end, q, q_int, bound_scale,
     k, threshold, prune, accumulator, open_docs, open_sums, keys, found,
 ):  # fmt: skip
-    """Top k of one query over one segment; returns how many stand, best first, in keys (int64) and found (int32).
+    """Top k of one query over one segment; returns how many stand, best first, in keys and found.
 
-    docs uint16[P], values uint8: postings, a term's after another, ascending by document; a value takes `bits`, 8 or 4.
-    dense uint8, limit: a directory entry of `limit` postings and more is the term's next block there (list_files.py).
+    keys int64, found int32: the sortable keys and document numbers of the hits, with room to spare (topk.py).
+    docs uint16[P], values uint8: postings, a term's after another, ascending by document; a value takes
+    `bits`, 8 or 4.
+    dense uint8, limit: a directory entry of `limit` postings and more is the term's next block there
+    (list_files.py).
     big_place, big_tf: the postings whose frequency does not fit, ascending, and their frequencies.
     dir_*: one entry a (term, chunk): chunk uint16, count - 1 uint16, bound uint8.
-    width > 0: BM25 with table float32[rows * width] (row tf), norms float32[width], code[documents]; width 0: impacts.
-    term_*: per query term first posting, directory range. q float32, q_int int32: query weights in fixed point.
+    width > 0: BM25 with table float32[rows * width] (row tf), norms float32[width], code[documents];
+    width 0: impacts.
+    term_*: per query term first posting, directory range. q float32, q_int int32: fixed-point query weights.
     bound_scale float32: what one unit of a bound is worth, as a share of q.
     threshold: only documents that reach it are wanted. accumulator int32[65536], zero on entry and on exit;
     open_docs uint16[65600] and open_sums int32[65600] are scratch.
@@ -141,7 +145,8 @@ def search(
                     add_impacts_dense(accumulator, dense, p, q_int[i])
             elif is_bm25:
                 add_bm25(
-                    accumulator, docs[p : p + n], values, bits, p, q[i], table, width, norms, chunk_code, big_place, big_tf
+                    accumulator, docs[p : p + n], values, bits, p, q[i], table, width, norms, chunk_code,
+                    big_place, big_tf,
                 )  # fmt: skip
             else:
                 add_impacts(accumulator, docs[p : p + n], values[p : p + n], q_int[i])
@@ -164,13 +169,13 @@ def search(
             i = slot[x]
             if n == 0:
                 n_open = probe_dense(
-                    dense, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums, n_open, table, norms,
-                    width, chunk_code, big_place, big_tf,
+                    dense, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums, n_open,
+                    table, norms, width, chunk_code, big_place, big_tf,
                 )  # fmt: skip
             else:
                 n_open = probe(
-                    docs[p : p + n], values, bits, p, q[i], q_int[i], threshold - below[x], open_docs, open_sums,
-                    n_open, norms, width, chunk_code, big_place, big_tf,
+                    docs[p : p + n], values, bits, p, q[i], q_int[i], threshold - below[x], open_docs,
+                    open_sums, n_open, norms, width, chunk_code, big_place, big_tf,
                 )  # fmt: skip
         for c in range(n_open):
             total_int = np.int64(open_sums[c])
@@ -206,9 +211,10 @@ def search_many(
     query_ends, term_start, term_block, term_dir, term_dir_end, q, q_int, bound_scale,
     k, thresholds, prune, accumulator, open_docs, open_sums, keys, found, counts,
 ):  # fmt: skip
-    """search() for each query i, whose terms are query_ends[i]:query_ends[i + 1]; row i of keys and found, counts[i].
+    """search() for each query i, whose terms are query_ends[i]:query_ends[i + 1].
 
-    thresholds int64[queries] come in as lower limits and go out raised to each query's k-th best sum, for the next segment.
+    Fills row i of keys and found, and counts[i]. thresholds int64[queries] come in as lower limits and go out
+    raised to each query's k-th best sum, for the next segment.
     """
     for i in range(len(query_ends) - 1):
         a = query_ends[i]
@@ -216,8 +222,8 @@ def search_many(
         n = search(
             docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
             table, width, norms, code, rank, alive,
-            term_start[a:b], term_block[a:b], term_dir[a:b], term_dir_end[a:b], q[a:b], q_int[a:b], bound_scale,
-            k, thresholds[i], prune, accumulator, open_docs, open_sums, keys[i], found[i],
+            term_start[a:b], term_block[a:b], term_dir[a:b], term_dir_end[a:b], q[a:b], q_int[a:b],
+            bound_scale, k, thresholds[i], prune, accumulator, open_docs, open_sums, keys[i], found[i],
         )  # fmt: skip
         counts[i] = n
         if n == k:

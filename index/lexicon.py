@@ -9,7 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from retrieval.part import Part
-    from retrieval.snapshot import Snapshot
+    from retrieval.snapshot import PartSource
 
 
 def write_lexicon(part: Part, terms: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ def write_lexicon(part: Part, terms: Sequence[str]) -> None:
 class Lexicon:
     """Term -> number of one segment."""
 
-    def __init__(self, snapshot: Snapshot, part: str) -> None:
+    def __init__(self, snapshot: PartSource, part: str) -> None:
         self._blob = snapshot.bytes(f"{part}/terms.bin")
         self._ends = snapshot.array(f"{part}/terms_ptr.npy")
         self._sorted = snapshot.array(f"{part}/terms_sorted.npy")

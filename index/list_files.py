@@ -1,8 +1,8 @@
-"""The files of plain postings: documents two bytes, values a byte or half a byte; dense lists as arrays by document.
+"""The files of plain postings: documents two bytes, values one or a half; dense lists as arrays by document.
 
-Where a term stands in at least a quarter (half-byte values) or three eighths (bytes) of a chunk's documents, an array
-of one value a document is smaller than a list, and a probe of it costs one read. Such blocks go into dense.npy in the
-order of the directory; their postings leave docs.npy and values.npy.
+Where a term stands in at least a quarter (half-byte values) or three eighths (bytes) of a chunk's
+documents, an array of one value a document is smaller than a list, and a probe of it costs one read. Such
+blocks go into dense.npy in the order of the directory; their postings leave docs.npy and values.npy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Merging: segments become one, deleted documents leave; and the building of a further representation from stored text."""
+"""Merging: segments become one, deleted documents leave; further representations built from stored text."""
 
 from __future__ import annotations
 
@@ -117,7 +117,10 @@ def _merge_lists(
 def _append(
     writer: PostingsWriter, segment: SegmentView, postings: Postings, numbers: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Adds a segment's live documents to the writer; returns the new ordinal (within the segment's) of each, in list order."""
+    """Adds a segment's live documents to the writer.
+
+    Returns the new ordinal (within the segment's) of each, in list order.
+    """
     from retrieval.index.invert import cut_run
 
     alive = segment.alive == 1 if segment.deleted else np.ones(segment.documents, bool)
@@ -125,9 +128,8 @@ def _append(
     in_lists = postings.order if len(postings.order) else np.arange(segment.documents)
     alive = alive[in_lists]
     start = writer.documents
-    target = np.where(
-        alive, start + np.cumsum(alive) - 1, -1
-    )  # document number in the lists -> in the new lists
+    # document number in the lists -> in the new lists
+    target = np.where(alive, start + np.cumsum(alive) - 1, -1)
     lists, places = postings.whole()
     at, entry, last = places.first.copy(), places.dir_first.copy(), places.dir_last
     sequence = np.argsort(numbers, kind="stable")
@@ -146,7 +148,8 @@ def _append(
             wanted = wanted[inside:]
             begin = border
         _advance(lists, at, entry, last, chunk)
-    return ordinals[in_lists][alive]
+    listed: NDArray[np.int64] = ordinals[in_lists][alive]
+    return listed
 
 
 def _advance(lists: Any, at: Array, entry: Array, last: Array, chunk: int) -> None:

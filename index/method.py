@@ -1,4 +1,4 @@
-"""What a sparse method is: a kind of term weights that the impact index stores. One file each; see bm25.py."""
+"""What a sparse method is: a kind of term weights that the index stores. One file each; see bm25.py."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def parse_spec(text: str) -> Spec:
 
 def create_method(spec: Spec, analyzer: str, options: Mapping[str, Any]) -> SparseMethod:
     """A new method with its settings. Raises UnknownName, UserError."""
-    method: SparseMethod = registry.lookup(spec.method, kind="sparse method").create(
-        spec.model, analyzer, options
-    )
+    kind: Any = registry.lookup(spec.method, kind="sparse method")
+    method: SparseMethod = kind.create(spec.model, analyzer, options)
     return method
 
 
 def restore_method(settings: Mapping[str, Any]) -> SparseMethod:
     """The method that a commit's settings describe. Raises UserError if its analyzer is another one here."""
-    method: SparseMethod = registry.lookup(settings["kind"], kind="sparse method").restore(settings)
+    kind: Any = registry.lookup(settings["kind"], kind="sparse method")
+    method: SparseMethod = kind.restore(settings)
     return method

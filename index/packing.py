@@ -1,8 +1,8 @@
 """Compact postings: document gaps and values bit-packed in blocks of 64, one stream a term.
 
-Block: one header byte, gap width * 9 + value width; the gaps' bits; the values' bits (value - 1); each run padded to a
-byte. Gaps count from the term's document before, the first from -1, less one. Decoding gives the plain form back,
-so every query algorithm serves both.
+Block: one header byte, gap width * 9 + value width; the gaps' bits; the values' bits (value - 1); each run
+padded to a byte. Gaps count from the term's document before, the first from -1, less one. Decoding gives the
+plain form back, so every query algorithm serves both.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ def _put(out, at, numbers, n, width):
 
 @nb.njit(**_JIT)
 def pack_lists(docs, values, term, end, df, dir_ptr, dir_chunk, dir_count, out, ptr, written):
-    """Packs the lists of terms term:end, whose postings begin docs and values; returns the bytes put into out.
+    """Packs the lists of terms term:end, whose postings begin docs and values; returns how many bytes.
 
-    ptr int64[V + 1] gets each term's first byte, counted from `written`. A gap of 2**27 documents or more gives -1.
+    out uint8 takes them; ptr int64[V + 1] gets each term's first byte, counted from `written`. A gap of 2**27
+    documents or more gives -1.
     """
     gaps = np.empty(BLOCK, np.uint32)
     rests = np.empty(BLOCK, np.uint32)
@@ -107,7 +108,10 @@ def _get(data, first, bit):
 
 @nb.njit(**_JIT)
 def unpack_list(data, at, n, docs, values, dir_chunk, dir_count):
-    """Decodes the n postings that begin at byte `at` into docs uint16[n], values uint8[n]; returns directory entries."""
+    """Decodes the n postings that begin at byte `at` into docs uint16[n] and values uint8[n].
+
+    Returns the number of directory entries.
+    """
     doc = np.int64(-1)
     chunk = np.int64(-1)
     entries = 0
@@ -157,8 +161,8 @@ class ListPacker:
         room = len(docs) * 6 + (len(docs) // BLOCK + end - start) * 3 + 16
         out = np.empty(room, np.uint8)
         used = pack_lists(
-            docs, values, start, end, lists.df, lists.dir_ptr, lists.dir_chunk, lists.dir_count, out, self._ptr,
-            self._written,
+            docs, values, start, end, lists.df, lists.dir_ptr, lists.dir_chunk, lists.dir_count, out,
+            self._ptr, self._written,
         )  # fmt: skip
         if used < 0:
             raise ValueError("a gap of 134 million documents or more")

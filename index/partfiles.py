@@ -1,4 +1,4 @@
-"""Reading the files of parts that are not committed yet: what deletions and merges of one transaction need."""
+"""Reading the files of parts not committed yet: what deletions and merges of one transaction need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PartFiles:
-    """Answers array(), bytes() and json() as a Snapshot does, from the transaction's own parts."""
+    """A PartSource as a Snapshot is one, of the transaction's own parts."""
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction

@@ -1,4 +1,4 @@
-"""The same scores without compiled code: numpy, one query at a time. For the first, cold query, and for explanations."""
+"""The same scores without compiled code: numpy, one query at a time, for a cold start and explanations."""
 
 from __future__ import annotations
 

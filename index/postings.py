@@ -14,7 +14,7 @@ from retrieval.index.lexicon import Lexicon
 from retrieval.index.list_files import CHUNK, DENSE, DENSE_PLACE
 
 if TYPE_CHECKING:
-    from retrieval.snapshot import Snapshot
+    from retrieval.snapshot import PartSource
 
 Array = NDArray[Any]
 
@@ -46,7 +46,7 @@ class Places(NamedTuple):
 class Postings:
     """One segment's inverted lists. Files: docs/format.md."""
 
-    def __init__(self, snapshot: Snapshot, part: str) -> None:
+    def __init__(self, snapshot: PartSource, part: str) -> None:
         self.part = part
         self._snapshot = snapshot
         self.facts: dict[str, Any] = snapshot.json(f"{part}/facts.json")
@@ -122,7 +122,7 @@ class Postings:
 
     @cached_property
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]]:
-        """The forward view: (row ends int64[n + 1], term numbers, values), by document number in the lists."""
+        """The forward view: (row ends int64[n + 1], term numbers, values), by document number in lists."""
         return self._array("row_ends"), self._array("row_terms"), self._array("row_values")
 
     def dense(self) -> NDArray[np.int32]:
@@ -157,7 +157,7 @@ class Postings:
         )
 
     def whole(self, start: int = 0, end: int | None = None) -> tuple[Lists, Places]:
-        """lists() of terms start:end without dense blocks and with a byte a value (255 may stand for more)."""
+        """lists() of terms start:end without dense blocks, with a byte a value (255 may stand for more)."""
         end = len(self.df) if end is None else end
         lists, places = self.lists(range(start, end))
         if self.compact:
@@ -275,9 +275,9 @@ def _expanded(lists: Lists, places: Places, df: NDArray[np.int64]) -> tuple[List
     most = (1 << bits) - 1
     if len(lists.big_place):
         large = np.flatnonzero(values == most)
-        at = np.minimum(np.searchsorted(lists.big_place, number[large]), len(lists.big_place) - 1)
-        found = lists.big_place[at] == number[large]
-        exact = lists.big_tf[at[found]]
+        near = np.minimum(np.searchsorted(lists.big_place, number[large]), len(lists.big_place) - 1)
+        found = lists.big_place[near] == number[large]
+        exact = lists.big_tf[near[found]]
         values = values.copy() if bits == 8 else values
         values[large[found]] = np.minimum(exact, 255)
         beyond = exact >= 255

@@ -1,7 +1,8 @@
 """Building an impact index part: token streams in, inverted lists out, in bounded memory.
 
-Documents are inverted a run at a time (see invert.py); runs wait in memory, or in scratch files once they pass the
-budget, and are joined term by term at the end. A term's number is its order of first sight, so runs need no sorting.
+Documents are inverted a run at a time (see invert.py); runs wait in memory, or in scratch files once they
+pass the budget, and are joined term by term at the end. A term's number is its order of first sight, so
+runs need no sorting.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class PostingsWriter:
 
     scratch   a directory for what does not fit; the caller removes it
     budget    bytes that waiting tokens and runs may take together
-    weighted  tokens come with an 8-bit weight, once a document (impacts); otherwise occurrences are counted (BM25)
+    weighted  tokens come with an 8-bit weight, once a document (impacts); else occurrences are counted (BM25)
     """
 
     def __init__(self, scratch: str, budget: int = 1 << 30, *, weighted: bool = False) -> None:
@@ -57,7 +58,7 @@ class PostingsWriter:
     def add(
         self, offsets: NDArray[np.int64], tokens: NDArray[np.int32], weights: NDArray[np.uint8] | None = None
     ) -> None:
-        """Documents i = tokens[offsets[i]:offsets[i + 1]] (term numbers), with their weights where weighted."""
+        """Documents i = tokens[offsets[i]:offsets[i + 1]] (term numbers), with weights where weighted."""
         values = np.empty(0, np.uint8) if weights is None else weights
         start, n = 0, len(offsets) - 1
         while start < n:
@@ -137,7 +138,8 @@ class PostingsWriter:
     ) -> dict[str, Any]:
         """Writes every file of the part; returns its facts for the commit.
 
-        terms: term number -> term. forward: also the documents' rows (impacts only). order int32[n]: document number in the lists -> document ordinal, where they differ.
+        terms: term number -> term. forward: also the documents' rows (impacts only). order int32[n]: document
+        number in the lists -> document ordinal, where they differ.
         """
         self._flush()
         if self._spilled:
@@ -280,10 +282,10 @@ class _Merge:
         """Joins lists from `term` on; returns the next term and the number of postings made."""
         all_docs, all_values, bm25, table, width, code, docs, values = rest
         term, n, self.n_dir, self.n_big = merge_runs(
-            term, len(self.df), capacity, self.run_terms, self.run_counts, self.run_big, self.cursor, self.run_end,
-            self.big_cursor, self.place, self.run_chunk, all_docs, all_values, bm25, table, width, code, docs, values,
-            self.df, self.dir_ptr, self.dir_chunk, self.dir_count, self.dir_bound, self.kth, self.peak,
-            self.big_place, self.big_tf, self.written, self.n_dir, self.n_big,
+            term, len(self.df), capacity, self.run_terms, self.run_counts, self.run_big, self.cursor,
+            self.run_end, self.big_cursor, self.place, self.run_chunk, all_docs, all_values, bm25, table,
+            width, code, docs, values, self.df, self.dir_ptr, self.dir_chunk, self.dir_count, self.dir_bound,
+            self.kth, self.peak, self.big_place, self.big_tf, self.written, self.n_dir, self.n_big,
         )  # fmt: skip
         self.written += n
         return term, n

@@ -1,4 +1,4 @@
-"""Document order by recursive graph bisection (Dhulipala et al., KDD 2016): similar documents get near numbers.
+"""Document order by recursive graph bisection (Dhulipala et al., KDD 2016): similar documents stand close.
 
 Lists then have small gaps, and block bounds tell more. Only the numbering within the lists changes: a part's
 `order` maps it back to ordinals, so ids, documents and results stay what they were.
@@ -49,11 +49,14 @@ def _gains(left, right, n_left, n_right):
 
 @nb.njit(**_JIT)
 def _split(docs, ends, terms, left, right, over, back, touched):
-    """Improves one bisection of docs (int32, changed in place); the other arrays are scratch, zero on entry and exit."""
+    """Improves one bisection of docs (int32, changed in place); left to touched are scratch.
+
+    left and right are zero on entry and exit.
+    """
     n = len(docs)
     half = n // 2
     gain = np.empty(n, np.float32)
-    for turn in range(ROUNDS):
+    for _ in range(ROUNDS):
         n_touched = 0
         for i in range(n):
             for p in range(ends[docs[i]], ends[docs[i] + 1]):

@@ -1,4 +1,4 @@
-"""Compiled passes over given documents: re-scoring candidates through the lists, counting marked documents."""
+"""Compiled passes over given documents: re-scoring candidates by the lists, counting marked documents."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rescore(
                 while from_ + step < end and docs[from_ + step] <= d:
                     from_ += step
                     step += step
-                at = find(docs[from_ : min(end, from_ + step)], d)
+                at = find(docs[from_ : min(end, from_ + step)], d, step)
                 if at >= 0:
                     at += from_
                     if width > 0:

@@ -1,8 +1,9 @@
 """Query evaluation over the segments of a sparse representation: prepares, picks the algorithm, merges.
 
-Scores are sums of fixed-point contributions. A query's scale is a power of two chosen so that the largest possible
-sum stays below 2**30; contributions are truncated at that scale (an error of at most 2**-30 of the largest possible
-score a term), so every algorithm, any order of terms and any split into segments give the same scores to the last bit.
+Scores are sums of fixed-point contributions. A query's scale is a power of two chosen so that the largest
+possible sum stays below 2**30; contributions are truncated at that scale (an error of at most 2**-30 of the
+largest possible score a term), so every algorithm, any order of terms and any split into segments give the
+same scores to the last bit.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ class Segment(NamedTuple):
     scoring: Scoring
     base: int  # ordinal of its first document
     rank: NDArray[np.int32]  # place of each document's id in ascending order, by document number in the lists
-    alive: NDArray[
-        np.uint8
-    ]  # 1 for documents that may be returned, by document number in the lists; empty: all
+    alive: NDArray[np.uint8]  # 1 for documents that may be returned, numbered as rank is; empty: all
 
 
 class _Scratch(threading.local):
@@ -57,7 +56,7 @@ _scratch = _Scratch()
 
 
 def fixed_point(weights: Mapping[str, float], most: float) -> tuple[list[str], list[float], float]:
-    """(terms in order, their weights times the scale, the scale); `most` is the largest value of a posting."""
+    """(terms in order, their weights times the scale, the scale); most: the largest value of a posting."""
     terms = sorted(term for term, weight in weights.items() if weight > 0)
     bound = math.fsum(weights[term] for term in terms) * most
     scale = 2.0 ** (SCALE_BITS - 1 - math.frexp(bound)[1]) if bound > 0 else 1.0
@@ -82,8 +81,8 @@ class Searcher:
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
         """The k best documents of each query (term -> weight, positive).
 
-        Returns (offsets int64[q + 1], ordinals int32[n], scores float32[n]); with one segment in the order of the tie
-        rule, else segment by segment and up to k of each (Run orders and the caller cuts).
+        Returns (offsets int64[q + 1], ordinals int32[n], scores float32[n]); with one segment in the order of
+        the tie rule, else segment by segment and up to k of each (Run orders and the caller cuts).
         """
         self._asked += len(queries)
         compiled = algorithm in ("maxscore", "exhaustive") or (
@@ -99,6 +98,9 @@ class Searcher:
                 return self._compiled(group, k, prune=algorithm != "exhaustive")
             return [self._portable(query, k) for query in group]
 
+        if len(queries) == 1:
+            docs, scores = run(queries)[0]
+            return np.array([0, len(docs)], np.int64), docs, scores
         if threads > 1 and len(groups) > 1:
             with ThreadPoolExecutor(threads) as pool:
                 parts = list(pool.map(run, groups))
@@ -114,7 +116,10 @@ class Searcher:
     def rescore(
         self, queries: Sequence[Mapping[str, float]], offsets: NDArray[np.int64], docs: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """Scores float32[n] of the documents docs[offsets[i]:offsets[i + 1]] (ordinals) for each query; 0 without a match."""
+        """Scores float32[n] of the documents docs[offsets[i]:offsets[i + 1]] (ordinals) for each query i.
+
+        A document without a match gets 0.
+        """
         sums = np.zeros(len(docs), np.int32)
         scales = np.ones(len(docs), np.float32)
         compiled = "numba" in sys.modules or len(docs) > 2000
@@ -185,14 +190,17 @@ class Searcher:
         self, queries: Sequence[Mapping[str, float]], k: int, *, prune: bool
     ) -> list[tuple[Array, Array]]:
         prepared = [fixed_point(query, self._most) for query in queries]
-        found: list[list[Array]] = [[] for _ in queries]
-        scores: list[list[Array]] = [[] for _ in queries]
         thresholds = np.ones(len(queries), np.int64)
-        for segment in self.segments:
-            for i, (docs, floats) in enumerate(self._segment(segment, prepared, k, thresholds, prune)):
-                found[i].append(docs)
-                scores[i].append(floats / np.float32(prepared[i][2]))
-        return [(_joined(d, np.int32), _joined(s, np.float32)) for d, s in zip(found, scores)]
+        parts = [self._segment(segment, prepared, k, thresholds, prune) for segment in self.segments]
+        if len(parts) == 1:
+            return parts[0]
+        return [
+            (
+                _joined([part[i][0] for part in parts], np.int32),
+                _joined([part[i][1] for part in parts], np.float32),
+            )
+            for i in range(len(queries))
+        ]
 
     def _segment(
         self,
@@ -202,7 +210,7 @@ class Searcher:
         thresholds: NDArray[np.int64],
         prune: bool,
     ) -> list[tuple[Array, Array]]:
-        """Each query's best k of one segment: (ordinals, sums as float32); raises the thresholds on the way."""
+        """Each query's best k of one segment: (ordinals, scores); raises the thresholds on the way."""
         from retrieval.index.kernels import search_many
 
         postings, scoring = segment.postings, segment.scoring
@@ -219,7 +227,8 @@ class Searcher:
             ends.append(len(numbers))
         lists, places = postings.lists(numbers)
         q = np.array(weights, np.float64)
-        q32, q_int = q.astype(np.float32), q.astype(np.int32)
+        q32 = q.astype(np.float32)
+        q_int = q.astype(np.int32) if postings.weighted else q32.view(np.int32)  # not looked at by BM25
         level = 0 if k == 1 else 1 if k <= 10 else 2 if k <= 100 else 3
         if prune and k <= 1000 and not len(segment.alive):
             sure = scoring.sure(q32, q_int, postings.kth[numbers, level])
@@ -241,8 +250,10 @@ class Searcher:
             ordinals = docs[i, :n]
             if len(order):
                 ordinals = order[ordinals]
-            floats = (keys[i, :n] >> 32).astype(np.int32).view(np.float32)
-            result.append((ordinals + np.int32(segment.base), floats))
+            if segment.base:
+                ordinals = ordinals + np.int32(segment.base)
+            sums = keys[i].view(np.int32)[1 : 2 * n : 2].view(np.float32)  # the upper half of each key
+            result.append((ordinals, sums / np.float32(prepared[i][2])))
         return result
 
 

@@ -1,4 +1,4 @@
-"""The stage of a sparse representation: at the head of a pipeline it retrieves, after >> it re-scores the run."""
+"""The stage of a sparse representation: it retrieves at the head of a pipeline, after >> it re-scores."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SparseStage(Stage):
         return Searcher(segments, self.method.most)
 
     def prepared(self) -> SparseStage:
-        """This stage with its segments opened. Raises UserError for query parameters that the method cannot take."""
+        """This stage with its segments opened. Raises UserError for parameters the method cannot take."""
         self.searcher  # noqa: B018
         return self
 

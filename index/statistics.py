@@ -1,4 +1,4 @@
-"""Collection statistics: what BM25 must know of the whole collection, mergeable so that shards rank as one."""
+"""Collection statistics: what BM25 must know of the whole collection; merged, they let shards rank as one."""
 
 from __future__ import annotations
 

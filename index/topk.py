@@ -47,7 +47,7 @@ def _partition(keys, docs, lo, hi):
 
 @nb.njit(**_JIT)
 def select(keys, docs, n, k):
-    """Moves the k largest of the first n keys to the front (unordered); needs 0 < k <= n. Returns the smallest of them."""
+    """Moves the k largest of n keys, 0 < k <= n, to the front (unordered); returns the smallest of them."""
     lo = 0
     hi = n - 1
     while lo < hi:
@@ -63,7 +63,7 @@ def select(keys, docs, n, k):
 
 @nb.njit(**_JIT)
 def sort_descending(keys, docs, n):
-    """Sorts the first n pairs by key, largest first, in place: quicksort down to runs of 16, then insertion sort."""
+    """Sorts n pairs by key, largest first, in place: quicksort down to runs of 16, then insertion sort."""
     stack = np.empty(128, np.int64)
     top = 0
     stack[0] = 0

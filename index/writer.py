@@ -1,4 +1,4 @@
-"""What waits for a commit: new documents on their way into a segment, deletions, and the lock that guards them."""
+"""What waits for a commit: new documents on their way into a segment, deletions, the lock guarding them."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Writer:
         self._ids.add([document.doc_id for document in batch])
 
     def delete(self, ids: Iterable[str], *, missing_ok: bool = False) -> int:
-        """Marks documents; returns how many. Raises UserError for an id that is not there, and marks none then."""
+        """Marks documents; returns how many. Raises UserError for an unknown id, and marks none then."""
         ids = list(dict.fromkeys(ids))
         places = self._find(ids)
         for doc_id, place in zip(ids, places, strict=True):
@@ -197,7 +197,7 @@ class Writer:
 
 
 def as_documents(documents: Iterable[Any], first: int) -> Iterable[Document]:
-    """Documents from Documents, mappings with the corpus fields, or texts (numbered from `first`). Raises UserError."""
+    """Documents from Documents, mappings with corpus fields, texts (numbered from first); or UserError."""
     from retrieval.data.fields import make_document
 
     for number, item in enumerate(documents):

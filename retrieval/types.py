@@ -196,6 +196,8 @@ class Run(Mapping[str, list[Hit]]):
 
     def cut(self, k: int) -> Run:
         """The first k documents of each query."""
+        if len(self.docs) <= k:
+            return self
         lengths = np.diff(self.offsets)
         if not (lengths > k).any():
             return self

@@ -1,4 +1,4 @@
-"""Parts in memory, so that property tests build hundreds of small segments without a disk; and a brute-force scorer."""
+"""Parts in memory, so that property tests build hundreds of segments without a disk; a brute-force scorer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Indexes of every released format stay readable: tests/index/frozen/format-<n>.tar.gz and what they answer."""
+"""Indexes of each released format stay readable: tests/index/frozen/format-<n>.tar.gz and their answers."""
 
 from __future__ import annotations
 
@@ -34,20 +34,22 @@ def documents() -> list[dict[str, Any]]:
 
 def answers(index: Index) -> dict[str, Any]:
     """What an index of this corpus answers, in JSON."""
-    found = {}
+    found: dict[str, Any] = {}
+    choices: list[dict[str, Any]] = [{}, {"k1": 1.2, "b": 0.75}]
     for name in index.representations:
-        for params in ({}, {"k1": 1.2, "b": 0.75}):
+        for params in choices:
             run = (index.stage(name, **params) % 5)(QUERIES)
             label = f"{name} {sorted(params.items())}"
             found[label] = [[(hit.doc_id, hit.score) for hit in run[query]] for query in run]
     found["filter"] = [
         (hit.doc_id, hit.score) for hit in index.search("red", 3, pipeline="bm25", filter="number < 9")
     ]
-    return json.loads(json.dumps(found))
+    made: dict[str, Any] = json.loads(json.dumps(found))
+    return made
 
 
 def freeze(path: Path) -> None:
-    """Writes format-<this build's>.tar.gz and its answers into `path`: python tests/index/test_frozen.py DIR."""
+    """Writes this build's format-<n>.tar.gz and answers into path: python tests/index/test_frozen.py DIR."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:

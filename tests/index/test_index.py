@@ -1,4 +1,4 @@
-"""The life of an index: adding, updating, deleting, merging give what a fresh index of the live documents gives."""
+"""The life of an index: add, update, delete, merge give what a fresh index of the live documents gives."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_segments_deletes_merges_and_reordering_change_no_result(
 ) -> None:
     whole = build(tmp_path / "whole", documents)
     wanted = results(whole)
-    assert wanted[0] and wanted[1] and not wanted[3] and not wanted[4]
+    assert [bool(hits) for hits in wanted] == [True, True, True, False, False]
     index = build(tmp_path / "parts", documents, batches=4, compact=compact)
     assert results(index) == wanted
     index.merge(reorder=True)
@@ -83,7 +83,8 @@ def test_everything_deleted(tmp_path: Path, documents: list[Document]) -> None:
     index = build(tmp_path / "index", documents[:10])
     index.delete([document.doc_id for document in documents[:10]])
     index.commit()
-    assert len(index) == 0 and results(index) == [[]] * len(QUERIES)
+    assert len(index) == 0
+    assert results(index) == [[]] * len(QUERIES)
     index.merge()
     index.add(documents[5:8])
     index.commit()
@@ -124,7 +125,8 @@ def test_further_representations_and_pipelines(tmp_path: Path, documents: list[D
     assert list(index.representations) == ["bm25", "second"]
     assert results(index) == results(index, "second")
     pipeline = index.pipeline("bm25 % 20 >> second(k1=2.0) % 5 + 0.5 * bm25")
-    assert index.pipeline(repr(pipeline)) and len(pipeline("w1 w2")["1"]) > 0
+    assert index.pipeline(repr(pipeline))
+    assert len(pipeline("w1 w2")["1"]) > 0
     with pytest.raises(UserError, match="bm25, second"):
         index.search("w1")
     with pytest.raises(UnknownName, match="did you mean 'second'"):
@@ -146,7 +148,8 @@ def test_explanation_adds_up(tmp_path: Path, documents: list[Document]) -> None:
     for hit in index.search("w1 w2 w2 w9", 5):
         found = index.explain("w1 w2 w2 w9", hit.doc_id)
         (stage,) = found["stages"]
-        assert found["rank"] == stage["rank"] == hit.rank and stage["score"] == hit.score
+        assert found["rank"] == stage["rank"] == hit.rank
+        assert stage["score"] == hit.score
         assert sum(term["contribution"] for term in stage["terms"]) == pytest.approx(hit.score, abs=1e-6)
         assert {term["term"]: term["query_weight"] for term in stage["terms"]} == {"w1": 1, "w2": 2, "w9": 1}
 
@@ -157,7 +160,8 @@ def test_known_ids_are_refused_and_nothing_is_lost(tmp_path: Path, documents: li
         index.add([documents[30], documents[3]])
     with pytest.raises(UserError, match="'d30' is known already"):
         index.add([documents[30], documents[30]])
-    assert index.commit() == 1 and len(index) == 20
+    assert index.commit() == 1
+    assert len(index) == 20
     corpus = tmp_path / "more.jsonl"
     corpus.write_text('{"_id": "new", "text": "w1"}\n{"_id": "d3", "text": "w2"}\n')
     with pytest.raises(BadLine, match=r"more\.jsonl:2: .*'d3' is known already"):
@@ -165,7 +169,9 @@ def test_known_ids_are_refused_and_nothing_is_lost(tmp_path: Path, documents: li
     skipping = open_corpus(corpus, skip_bad=True)
     index.add(skipping)
     index.commit()
-    assert skipping.skipped_count == 1 and len(index) == 21 and "new" in index
+    assert skipping.skipped_count == 1
+    assert len(index) == 21
+    assert "new" in index
 
 
 def test_bad_documents_and_parameters(tmp_path: Path) -> None:
@@ -187,7 +193,7 @@ def test_bad_documents_and_parameters(tmp_path: Path) -> None:
             index.bm25(**params)
     with pytest.raises(UserError, match="no document 'x'"):
         index.delete("x")
-    with pytest.raises(UserError, match="did you mean .bm25"):
+    with pytest.raises(UserError, match=r"did you mean .bm25"):
         Index.create(tmp_path / "other", ["bm26x"])
 
 
@@ -201,7 +207,8 @@ def test_two_writers(tmp_path: Path) -> None:
         other.add(["three"])
     index.commit()
     other.add(["three"])  # sees the newest commit now
-    assert other.commit() == 3 and len(other) == 3
+    assert other.commit() == 3
+    assert len(other) == 3
 
 
 def test_a_small_budget_spills_and_changes_nothing(tmp_path: Path, documents: list[Document]) -> None:

@@ -77,7 +77,7 @@ def test_segments_rank_as_one(tools: Any, tmp_path: Path, docs: Any, query: Any,
     statistics = tools.statistics_of(docs)
     size = -(-len(docs) // pieces)
     parts = [docs[start : start + size] for start in range(0, len(docs), size)]
-    segments = [(tools.bm25_postings(part, tmp_path), range(len(part)), []) for part in parts]
+    segments: list[Any] = [(tools.bm25_postings(part, tmp_path), range(len(part)), []) for part in parts]
     searcher = tools.bm25_searcher(segments, statistics)
     scores = tools.brute_bm25(docs, query, statistics, 0.9, 0.4)
     wanted = [score for _, score in tools.best(scores, range(len(docs)), [], k)]
@@ -156,7 +156,7 @@ def dense_scores(large: Any, query: dict[str, float], k1: float, b: float) -> np
 def test_many_chunks_equal_brute_force(tools: Any, large: Any, compact: bool, k: int) -> None:
     made, statistics, rank, _ = large
     rng = random.Random(k)
-    masks = [[], (np.arange(len(rank)) % 3 > 0).astype(np.uint8)]
+    masks: list[Any] = [[], (np.arange(len(rank)) % 3 > 0).astype(np.uint8)]
     for k1, b in ((0.9, 0.4), (2.0, 0.9)):
         for alive in masks:
             searcher = tools.bm25_searcher([(made[compact], rank, alive)], statistics, k1, b)
