@@ -28,6 +28,7 @@ from retrieval.index.topk import make_key, select, sort_descending
 
 _JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 _SPARSE = 6144  # fewer postings than this in a window: walk them again instead of sweeping the accumulator
+_FEW_LISTS = 8  # of impacts, beyond which bounds skip too little to pay for the probes
 _SORT_LIMIT = 64  # lists a window beyond which ordering the bounds costs more than it saves
 _PROBE_COST = 40  # postings added in the time of one probe
 _DENSE_COST = 30000  # postings added in the time of one dense block
@@ -70,7 +71,7 @@ def search(
     slot_n = np.empty(terms, np.int64)  # postings, or 0 for a dense block
     slot_ub = np.empty(terms, np.int64)
     below = np.empty(terms + 1, np.int64)
-    use_prune = prune
+    use_prune = prune and (is_bm25 or terms <= _FEW_LISTS)
     while True:
         chunk = np.int64(1 << 40)
         for i in range(terms):
