@@ -102,8 +102,8 @@ def invert_weighted(tokens, weights, offsets, first, vocabulary):
 @nb.njit(**_JIT)
 def merge_runs(
     term, vocabulary, capacity, run_terms, run_counts, run_big, cursor, run_end, big_cursor, place, run_chunk,
-    all_docs, all_values, bm25, table, width, code, docs, values, df, dir_ptr, dir_chunk, dir_count, dir_bound,
-    kth, peak, big_place, big_tf, written, n_dir, n_big,
+    all_docs, all_values, bm25, table, width, code, docs, values, df, dir_ptr, dir_chunk, dir_count,
+    dir_bound, kth, peak, big_place, big_tf, written, n_dir, n_big,
 ):  # fmt: skip
     """Writes whole lists from `term` on while they fit `capacity` postings.
 
