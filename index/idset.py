@@ -23,7 +23,7 @@ class IdSet:
         self.count = 0
 
     def add(self, ids: Sequence[str]) -> None:
-        """Appends ids that are not in the set, numbered on."""
+        """Appends ids, numbered on; one that is there already is found by its new number from now on."""
         hashes, others = hash_ids(ids), _second(ids)
         order = np.argsort(hashes, kind="stable")
         numbers = np.arange(self.count, self.count + len(ids), dtype=np.uint32)
@@ -41,12 +41,10 @@ class IdSet:
         for run, second, numbers in self._runs:
             at = np.searchsorted(run, hashes)
             open_ = np.flatnonzero(at < len(run))
-            while len(open_):  # equal first hashes stand side by side
-                same = run[at[open_]] == hashes[open_]
-                open_ = open_[same]
-                hit = second[at[open_]] == others[open_]
-                found[open_[hit]] = numbers[at[open_[hit]]]
-                open_ = open_[~hit]
+            while len(open_):  # equal first hashes stand side by side, versions of an id among them
+                open_ = open_[run[at[open_]] == hashes[open_]]
+                hit = open_[second[at[open_]] == others[open_]]
+                found[hit] = np.maximum(found[hit], numbers[at[hit]])
                 at[open_] += 1
                 open_ = open_[at[open_] < len(run)]
         return found

@@ -11,10 +11,11 @@ from retrieval import pipeline, registry
 from retrieval.artefact import Store, Transaction
 from retrieval.errors import CompositionError, UnknownName, UserError
 from retrieval.index import filters
+from retrieval.index.incoming import batches, without_known
 from retrieval.index.method import SparseMethod, create_method, parse_spec, restore_method
 from retrieval.index.stages import SparseStage, view_statistics
 from retrieval.index.view import View, no_document
-from retrieval.index.writer import Writer, as_documents
+from retrieval.index.writer import Writer
 from retrieval.stage import Param, Stage
 from retrieval.types import Document, Hit, Query
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from retrieval.index.statistics import Statistics
 
 MEMORY = 1 << 30  # bytes that building may hold before it spills to disk
-_BATCH = 4096  # documents, or ...
-_BATCH_TEXT = 8 << 20  # ... characters, that are analyzed together
+_Rewritten = tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]  # segments, representations, options
 
 
 class Index:
@@ -47,7 +47,7 @@ class Index:
         self._memory = memory
         self._begin = begin
         self._writer: Writer | None = None
-        self._stages: dict[str, SparseStage] = {}
+        self._stages: dict[tuple[str | None, str | None], Stage] = {}
 
     @classmethod
     def create(
@@ -132,7 +132,7 @@ class Index:
                 self._open_newest()
             self._writer = Writer(
                 transaction, self._view, self._methods, memory=self._memory,
-                store_text=self._options.get("store_text", True),
+                store_text=self._options.get("store_text", True), numbered=self._options.get("numbered", 0),
             )  # fmt: skip
         return self._writer
 
@@ -156,14 +156,12 @@ class Index:
         if collecting:  # our readers make no cycles, and walking every batch again costs a sixth of the time
             gc.disable()
         try:
-            for lines, batch in self._batches(documents, writer):
-                repeated = writer.duplicates([document.doc_id for document in batch])
-                if repeated:
-                    batch = self._without_repeats(batch, lines, repeated, writer, documents, update)
-                writer.add(batch)
-                added += len(batch)
+            for batch in batches(documents, writer):
+                fresh = without_known(batch, writer, documents, update)
+                writer.add(fresh)
+                added += len(fresh)
                 if progress is not None:
-                    progress(len(batch))
+                    progress(len(fresh))
         except BaseException:
             self.close()
             raise
@@ -172,47 +170,18 @@ class Index:
                 gc.enable()
         return added
 
-    def _batches(self, documents: Any, writer: Writer) -> Iterable[tuple[list[int], list[Document]]]:
-        """(line numbers or [], documents), so many at a time that analysis is fast and memory bounded."""
-        if hasattr(documents, "batches"):  # a Corpus: checked already, with line numbers, bounded in bytes
-            for group in documents.batches(_BATCH):
-                yield [line for line, _ in group], [document for _, document in group]
-            return
-        batch: list[Document] = []
-        size = 0
-        for document in as_documents(documents, len(self) + 1):
-            batch.append(document)
-            size += len(document.text)
-            if len(batch) >= _BATCH or size >= _BATCH_TEXT:
-                yield [], batch
-                batch, size = [], 0
-        if batch:
-            yield [], batch
-
-    def _without_repeats(
-        self,
-        batch: list[Document],
-        lines: list[int],
-        repeated: list[int],
-        writer: Writer,
-        documents: Any,
-        update: bool,
-    ) -> list[Document]:
-        if update:
-            last = {document.doc_id: place for place, document in enumerate(batch)}
-            writer.replace([batch[place].doc_id for place in repeated])
-            return [document for place, document in enumerate(batch) if last[document.doc_id] == place]
-        for place in repeated:
-            problem = f"the id {batch[place].doc_id!r} is known already"
-            if not hasattr(documents, "reject"):
-                raise UserError(f"{problem}; give every document its own id, or add with update=True")
-            documents.reject(lines[place], f"{problem} (use --update to replace documents)")
-        dropped = set(repeated)
-        return [document for place, document in enumerate(batch) if place not in dropped]
-
     def delete(self, ids: str | Iterable[str]) -> int:
         """Deletes documents by id, from the next commit on. Raises UserError for an unknown id."""
-        return self._changes().delete([ids] if isinstance(ids, str) else ids)
+        wanted = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Iterable) else [ids]
+        if not all(isinstance(one, str) for one in wanted):
+            raise UserError("delete takes an id or an iterable of ids, which are strings")
+        opened = self._writer is None
+        try:
+            return self._changes().delete(wanted)
+        except BaseException:
+            if opened:  # the lock was taken for nothing
+                self.close()
+            raise
 
     def commit(self) -> int:
         """Makes the changes durable and visible here; returns the generation. Raises StorageError."""
@@ -221,7 +190,8 @@ class Index:
         writer = self._changes()
         try:
             if writer.changed or self._view is None:
-                writer.commit(self.representations, self._options)
+                numbered = {"numbered": writer.numbered} if writer.numbered else {}
+                writer.commit(self.representations, {**self._options, **numbered})
         finally:
             self.close()
         self._begin = None
@@ -238,15 +208,18 @@ class Index:
         from retrieval.index.merge import add_representation
 
         parsed = parse_spec(spec)
-        if parsed.name in self._methods:
-            raise UserError(
-                f"the index has a representation {parsed.name!r} already; give the new one another NAME="
-            )
-        analyzer = self._options.get("analyzer", "english")
-        method = create_method(parsed, analyzer, {"compact": self._options.get("compact", False)})
-        return self._rewrite(lambda writer, view: add_representation(
-            writer.transaction, view, parsed.name, method, self._memory, progress
-        ), {**self.representations, parsed.name: dict(method.settings)})  # fmt: skip
+
+        def work(transaction: Transaction, view: View) -> _Rewritten:
+            if parsed.name in self._methods:
+                raise UserError(
+                    f"the index has a representation {parsed.name!r} already; give the new one another NAME="
+                )
+            analyzer = self._options.get("analyzer", "english")
+            method = create_method(parsed, analyzer, {"compact": self._options.get("compact", False)})
+            segments = add_representation(transaction, view, parsed.name, method, self._memory, progress)
+            return segments, {**self.representations, parsed.name: dict(method.settings)}, self._options
+
+        return self._rewrite(work)
 
     def merge(
         self,
@@ -262,30 +235,25 @@ class Index:
         """
         from retrieval.index.merge import merge_segments
 
-        options = {**self._options, **({} if compact is None else {"compact": compact})}
-        settings = self.representations
-        if compact is not None:
-            settings = {name: {**facts, "compact": compact} for name, facts in settings.items()}
-        methods = {name: restore_method(facts) for name, facts in settings.items()}
-        self._options = options
-        return self._rewrite(
-            lambda writer, view: merge_segments(
-                writer.transaction, view, methods, self._memory, options, reorder, progress
-            ),
-            settings,
-        )
+        def work(transaction: Transaction, view: View) -> _Rewritten:
+            settings, options = self.representations, self._options
+            if compact is not None:
+                settings = {name: {**facts, "compact": compact} for name, facts in settings.items()}
+                options = {**options, "compact": compact}
+            methods = {name: restore_method(facts) for name, facts in settings.items()}
+            merged = merge_segments(transaction, view, methods, self._memory, options, reorder, progress)
+            return merged, settings, options
 
-    def _rewrite(
-        self, work: Callable[[Writer, View], list[dict[str, Any]]], settings: Mapping[str, Any]
-    ) -> int:
+        return self._rewrite(work)
+
+    def _rewrite(self, work: Callable[[Transaction, View], _Rewritten]) -> int:
+        """Commits what `work` makes of the newest commit, under the lock."""
         if self._writer is not None and self._writer.changed:
             raise UserError("changes wait for a commit; call commit() first")
-        writer = self._changes()
+        transaction = self._changes().transaction
         try:
-            segments = work(writer, self._need_view())
-            writer.transaction.commit(
-                {"segments": segments, "representations": dict(settings), "options": self._options}
-            )
+            segments, settings, options = work(transaction, self._need_view())
+            transaction.commit({"segments": segments, "representations": settings, "options": options})
         finally:
             self.close()
         self._open_newest()
@@ -370,12 +338,13 @@ class Index:
         """The best k documents of one query; none of an index that has no commit yet."""
         if self._view is None or not self._methods:
             return []
-        key = f"{pipeline}\0{filter}"
-        if key not in self._stages:
-            if len(self._stages) > 16:
-                self._stages.clear()
-            self._stages[key] = self.pipeline(pipeline, filter=filter)  # type: ignore[assignment]
-        return (self._stages[key] % k)([Query("1", query)])["1"]
+        stages, key = self._stages, (pipeline, filter)  # a commit of another thread brings its own dict
+        stage = stages.get(key)
+        if stage is None:
+            if len(stages) > 16:
+                stages.clear()
+            stage = stages[key] = self.pipeline(pipeline, filter=filter)
+        return (stage % k)([Query("1", query)])["1"]
 
     def document(self, doc_id: str) -> Document:
         """The stored document. Raises UserError for an unknown id."""

@@ -24,6 +24,7 @@ from retrieval.index.accumulate import (
     probe_dense,
 )
 from retrieval.index.list_files import CHUNK
+from retrieval.index.scoring import ROUNDING
 from retrieval.index.topk import make_key, select, sort_descending
 
 _JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
@@ -195,7 +196,7 @@ def search(
                 min_key = select(keys, found, n_found, k)
                 n_found = k
                 score = np.int32(min_key >> np.int64(32)).view(np.float32)
-                threshold = max(threshold, np.int64(score) - 64)  # float32 keeps 24 of 30 bits
+                threshold = max(threshold, np.int64(score) - ROUNDING)
         if gain < -20000:
             use_prune = False  # probing costs more than it saves on this query
     if n_found > k:
@@ -229,4 +230,4 @@ def search_many(
         counts[i] = n
         if n == k:
             score = np.int32(keys[i, k - 1] >> np.int64(32)).view(np.float32)
-            thresholds[i] = max(thresholds[i], np.int64(score) - 64)
+            thresholds[i] = max(thresholds[i], np.int64(score) - ROUNDING)

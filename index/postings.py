@@ -240,46 +240,58 @@ def halves(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return values
 
 
+def _bytes(lists: Lists, start: int, end: int) -> NDArray[np.uint8]:
+    """Listed values start:end, one a byte."""
+    if lists.bits == 8:
+        return lists.values[start:end]
+    return halves(lists.values[start >> 1 : (end + 1) >> 1])[start & 1 :][: end - start]
+
+
 def _expanded(lists: Lists, places: Places, df: NDArray[np.int64]) -> tuple[Lists, Places]:
-    """The lists of some consecutive terms written out: every posting in docs and values, a byte a value."""
+    """The lists of some consecutive terms written out: every posting in docs and values, a byte a value.
+
+    Takes 3 to 4 bytes a posting; anything wider is made for dense blocks and large frequencies alone.
+    """
     if not len(df):
         return lists, places
     bits, entries = lists.bits, slice(int(places.dir_first[0]), int(places.dir_last[-1]))
-    counts = lists.dir_count[entries].astype(np.int64) + 1
-    dense = np.flatnonzero(counts >= lists.limit)
-    total = int(counts.sum())
-    listed = total - int(counts[dense].sum())
-    first, block = int(places.first[0]), int(places.block[0])
-    if bits == 8:
-        values = lists.values[first : first + listed]
-    else:
-        values = halves(lists.values[first >> 1 : (first + listed + 1) >> 1])[first & 1 :][:listed]
-    docs = lists.docs[first : first + listed]
-    number = np.arange(first, first + listed)  # what large frequencies are found by
+    counts = lists.dir_count[entries]
+    dense = np.flatnonzero(counts >= lists.limit - 1)
+    first, block, total = int(places.first[0]), int(places.block[0]), int(df.sum())
+    begins = ends = sizes = np.zeros(0, np.int64)  # of the dense blocks among the postings
     if len(dense):
-        out_docs, out_values = np.empty(total, np.uint16), np.empty(total, np.uint8)
-        out_number, keep = np.empty(total, np.int64), np.ones(total, bool)
-        ends = np.cumsum(counts)
-        size = CHUNK * bits // 8
-        for at in dense.tolist():
-            row = lists.dense[block * size : (block + 1) * size]
+        sizes = counts[dense].astype(np.int64) + 1
+        since = np.add.reduceat(counts[: dense[-1] + 1], np.r_[0, dense[:-1] + 1], dtype=np.int64)
+        ends = np.cumsum(since) + dense + 1  # a count is stored less one
+        begins = ends - sizes
+        docs, values = np.empty(total, np.uint16), np.empty(total, np.uint8)
+        at = first
+        for start, end in zip(np.r_[0, ends].tolist(), np.r_[begins, total].tolist(), strict=True):
+            docs[start:end] = lists.docs[at : at + end - start]
+            values[start:end] = _bytes(lists, at, at + end - start)
+            at += end - start
+        width = CHUNK * bits // 8
+        for number, (start, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True), block):
+            row = lists.dense[number * width : (number + 1) * width]
             row = row if bits == 8 else halves(row)
-            mine = slice(int(ends[at] - counts[at]), int(ends[at]))
-            present = np.flatnonzero(row)
-            out_docs[mine], out_values[mine], keep[mine] = present, row[present], False
-            out_number[mine] = DENSE_PLACE + block * CHUNK + present
-            block += 1
-        out_docs[keep], out_values[keep], out_number[keep] = docs, values, number
-        docs, values, number = out_docs, out_values, out_number
+            docs[start:end] = present = np.flatnonzero(row)
+            values[start:end] = row[present]
+    else:
+        docs, values = lists.docs[first : first + total], _bytes(lists, first, first + total)
     big_place, big_tf = np.empty(0, np.int64), np.empty(0, np.int32)
-    most = (1 << bits) - 1
     if len(lists.big_place):
-        large = np.flatnonzero(values == most)
-        near = np.minimum(np.searchsorted(lists.big_place, number[large]), len(lists.big_place) - 1)
-        found = lists.big_place[near] == number[large]
+        large = np.flatnonzero(values == (1 << bits) - 1)
+        number = first + large  # what their frequencies are found by
+        if len(dense):
+            before = np.searchsorted(ends, large, side="right")  # dense blocks that end before
+            number -= np.r_[0, np.cumsum(sizes)][before]
+            within = np.flatnonzero(large >= np.r_[begins, total][before])
+            number[within] = DENSE_PLACE + (block + before[within]) * CHUNK + docs[large[within]]
+        near = np.minimum(np.searchsorted(lists.big_place, number), len(lists.big_place) - 1)
+        found = lists.big_place[near] == number
         exact = lists.big_tf[near[found]]
-        values = values.copy() if bits == 8 else values
-        values[large[found]] = np.minimum(exact, 255)
+        if bits < 8:  # a byte holds 255 already, for itself and what is above
+            values[large[found]] = np.minimum(exact, 255)
         beyond = exact >= 255
         big_place, big_tf = large[found][beyond], exact[beyond]
     wide = lists._replace(
@@ -288,7 +300,6 @@ def _expanded(lists: Lists, places: Places, df: NDArray[np.int64]) -> tuple[List
         dir_count=lists.dir_count[entries], dir_bound=lists.dir_bound[entries],
     )  # fmt: skip
     begin = places.dir_first[0]
-    ends = np.cumsum(df)
     return wide, Places(
-        ends - df, np.zeros(len(df), np.int64), places.dir_first - begin, places.dir_last - begin
+        np.cumsum(df) - df, np.zeros(len(df), np.int64), places.dir_first - begin, places.dir_last - begin
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.diskio import disk_errors
 from retrieval.index.bounds import bm25_table
 from retrieval.index.invert import invert_run, invert_weighted, merge_runs
 from retrieval.index.lexicon import write_lexicon
@@ -113,7 +114,8 @@ class PostingsWriter:
         for i in range(len(self._spilled), len(self._runs)):
             terms, counts, docs, values, big = self._runs[i]
             for name, array in (("docs", docs), ("values", values)):
-                with open(os.path.join(self._scratch, name), "ab") as file:
+                path = os.path.join(self._scratch, name)
+                with disk_errors("write", path), open(path, "ab") as file:
                     file.write(array.data)
             self._spilled.append(len(docs))
             self._runs[i] = (terms, counts, docs[:0], values[:0], big)
@@ -123,7 +125,8 @@ class PostingsWriter:
         """One column of every run behind one another, from memory or from its scratch file."""
         if self._spilled:
             path = os.path.join(self._scratch, name)
-            return np.memmap(path, dtype, "r") if sum(self._spilled) else np.empty(0, dtype)
+            with disk_errors("read", path):
+                return np.memmap(path, dtype, "r") if sum(self._spilled) else np.empty(0, dtype)
         columns = [run[column] for run in self._runs]
         return np.concatenate(columns) if columns else np.empty(0, dtype)
 

@@ -12,6 +12,7 @@ from retrieval.index.bounds import K1, B, bm25_table, bound_scales
 from retrieval.index.postings import Postings
 
 Array = NDArray[Any]
+ROUNDING = 64  # sums below 2**30 that are equal as float32 differ by less
 
 
 class Scoring(Protocol):
@@ -94,5 +95,5 @@ class ImpactScoring:
         self, q: NDArray[np.float32], q_int: NDArray[np.int32], kth: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """The stored value itself."""
-        low: NDArray[np.int64] = q_int.astype(np.int64) * kth
+        low: NDArray[np.int64] = q_int.astype(np.int64) * kth - ROUNDING
         return low

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.errors import UnknownName, UserError
 from retrieval.index import portable
 from retrieval.index.list_files import CHUNK
 from retrieval.index.postings import Postings
@@ -58,8 +59,10 @@ _scratch = _Scratch()
 def fixed_point(weights: Mapping[str, float], most: float) -> tuple[list[str], list[float], float]:
     """(terms in order, their weights times the scale, the scale); most: the largest value of a posting."""
     terms = sorted(term for term, weight in weights.items() if weight > 0)
-    bound = math.fsum(weights[term] for term in terms) * most
-    scale = 2.0 ** (SCALE_BITS - 1 - math.frexp(bound)[1]) if bound > 0 else 1.0
+    bound = sum(weights[term] for term in terms) * most
+    if not bound < 1e30 or math.isnan(sum(weights.values())):
+        raise UserError("a query weight is not finite, or too large to score; give weights below 1e20")
+    scale = 2.0 ** min(SCALE_BITS - 1 - math.frexp(bound)[1], 100) if bound > 0 else 1.0
     return terms, [weights[term] * scale for term in terms], scale
 
 
@@ -84,6 +87,10 @@ class Searcher:
         Returns (offsets int64[q + 1], ordinals int32[n], scores float32[n]); with one segment in the order of
         the tie rule, else segment by segment and up to k of each (Run orders and the caller cuts).
         """
+        if algorithm not in ALGORITHMS:
+            raise UnknownName("algorithm", algorithm, ALGORITHMS)
+        if k < 1 or threads < 1:
+            raise UserError(f"k and threads are whole numbers of 1 and more; got {k} and {threads}")
         self._asked += len(queries)
         compiled = algorithm in ("maxscore", "exhaustive") or (
             algorithm == "auto" and ("numba" in sys.modules or self._asked > _FEW or self._heavy(queries))
@@ -229,6 +236,8 @@ class Searcher:
         q = np.array(weights, np.float64)
         q32 = q.astype(np.float32)
         q_int = q.astype(np.int32) if postings.weighted else q32.view(np.int32)  # not looked at by BM25
+        if k > postings.documents:  # then no threshold of this segment counts for the others
+            k, thresholds = max(1, postings.documents), thresholds.copy()
         level = 0 if k == 1 else 1 if k <= 10 else 2 if k <= 100 else 3
         if prune and k <= 1000 and not len(segment.alive):
             sure = scoring.sure(q32, q_int, postings.kth[numbers, level])

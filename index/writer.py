@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval.errors import UserError
 from retrieval.index.deletes import write_deletes
 from retrieval.index.documents import DocumentsWriter
 from retrieval.index.idset import IdSet
@@ -80,8 +79,10 @@ class Writer:
         *,
         memory: int,
         store_text: bool,
+        numbered: int,
     ) -> None:
         self.transaction = transaction
+        self.numbered = numbered  # how many texts without an id have been given a number
         self._view = view
         self._methods = methods
         self._memory = memory
@@ -132,14 +133,6 @@ class Writer:
         """Segments that were there before."""
         return len(self._view.segments) if self._view else 0
 
-    def replace(self, ids: Sequence[str]) -> None:
-        """Makes room for new versions of documents: the ones that are there are deleted."""
-        here = self._old + len(self._finished)
-        if self._segment is not None and any(place and place[0] == here for place in self._find(ids)):
-            self._finished.append(self._segment.finish())  # an id stands only once in a segment
-            self._segment = None
-        self.delete(ids, missing_ok=True)
-
     def add(self, batch: Sequence[Document]) -> None:
         """New documents; the caller has dealt with duplicates."""
         if not batch:
@@ -160,6 +153,10 @@ class Writer:
             if place is None and not missing_ok:
                 raise no_document(doc_id)
         found = [place for place in places if place is not None]
+        here = self._old + len(self._finished)
+        if self._segment is not None and any(number == here for number, _ in found):
+            self._finished.append(self._segment.finish())  # the id may come again, and once in a segment
+            self._segment = None
         for number, document in found:
             self._deleted.setdefault(number, set()).add(document)
         return len(found)
@@ -194,29 +191,3 @@ class Writer:
             return {name: self._view.segments[number].postings(name) for name in self._methods}
         files = PartFiles(self.transaction)
         return {name: Postings(files, entry["parts"][name]) for name in self._methods}
-
-
-def as_documents(documents: Iterable[Any], first: int) -> Iterable[Document]:
-    """Documents from Documents, mappings with corpus fields, texts (numbered from first); or UserError."""
-    from retrieval.data.fields import make_document
-
-    for number, item in enumerate(documents):
-        made: Document | str
-        if isinstance(item, Document):
-            made = make_document(item.doc_id, item.text, item.title, dict(item.metadata))
-        elif isinstance(item, str):
-            made = make_document(str(first + number), item, "")
-        elif isinstance(item, Mapping):
-            fields = dict(item)
-            doc_id = fields.pop("_id", fields.pop("id", None))
-            text = fields.pop("text", fields.pop("contents", ""))
-            title = fields.pop("title", "")
-            inner = fields.pop("metadata", None)
-            made = make_document(doc_id, text, title, {**(inner or {}), **fields})
-        else:
-            made = f"{type(item).__name__} is no document"
-        if isinstance(made, str):
-            raise UserError(
-                f"document {first + number}: {made}; give a Document, a mapping with id and text, or a string"
-            )
-        yield made

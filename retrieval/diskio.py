@@ -127,6 +127,21 @@ def hash_descriptor(fd: int, size: int) -> str:
     return digest.hexdigest()
 
 
+def hash_bytes(data: bytes) -> str:
+    """sha256 of what read_descriptor() read."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_descriptor(fd: int, size: int) -> bytes:
+    """The first `size` bytes behind fd, fewer when the file has become shorter. Raises OSError."""
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    at = 0
+    while at < size and (got := os.preadv(fd, [view[at:]], at)):
+        at += got
+    return bytes(view[:at])
+
+
 def write_all(fd: int, data: memoryview | bytes | bytearray) -> None:
     """Write every byte, whatever the kernel takes at a time. Raises OSError."""
     view = memoryview(data)

@@ -1,4 +1,5 @@
-"""A reader's view of one committed generation: files verified at the opening, mapped when asked for."""
+"""A reader's view of one committed generation: files verified at the opening, small ones read by then, the
+others mapped when asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import math
 import mmap
 import os
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ from retrieval.manifest import OLD_NAME, PART_NAME, read_commit
 from retrieval.verified import VerifiedFiles
 
 TINY = 8 << 20  # an index smaller than this is hashed at every open
+SMALL = 64 << 10  # a file below this is read whole: many small segments must not use up the descriptors
 _HEADER = 1024
 # What Part writes and nothing else: no objects, no records, no Python to evaluate.
 _NPY = re.compile(
@@ -93,8 +96,9 @@ def was_index(names: list[str]) -> bool:
 class Snapshot:
     """One generation of an index, which stays whole for as long as it is held, whatever writers do.
 
-    path, generation, uuid; commit: the JSON of COMMIT, not to be changed. Arrays are read-only maps of the
-    descriptors that were verified. Safe to share among threads.
+    path, generation, uuid; commit: the JSON of COMMIT, not to be changed. Arrays are read-only: of the
+    bytes that were verified (files below SMALL), or maps of the descriptors that were. A larger file takes one
+    descriptor, its own until it is mapped and the map's from then on. Safe to share among threads.
     """
 
     def __init__(self, path: str, commit: dict[str, Any], *, full: bool = False) -> None:
@@ -102,6 +106,7 @@ class Snapshot:
         self.commit = commit
         self.generation: int = commit["generation"]
         self.uuid: str = commit["index_uuid"]
+        self._lock = threading.Lock()  # a descriptor is closed once its map is there
         self._descriptors: dict[str, int] = {}
         self._maps: dict[str, mmap.mmap | bytes] = {}
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -119,11 +124,11 @@ class Snapshot:
             verified.load()
         unknown = []
         for name in sorted(files):
-            status = self._open(name, files[name]["size"])
-            if tiny or full or not verified.knows(status, files[name]["sha256"]):
+            status, steady = self._open(name, files[name]["size"])
+            if tiny or full or not (steady and verified.knows(status, files[name]["sha256"])):
                 unknown.append((name, status))
-        work = [(name, self._descriptors[name], status.st_size) for name, status in unknown]
-        if sum(size for _, _, size in work) > 8 * TINY and (os.cpu_count() or 1) > 1:
+        work = [(name, status.st_size) for name, status in unknown]
+        if sum(size for _, size in work) > 8 * TINY and (os.cpu_count() or 1) > 1:
             from concurrent.futures import ThreadPoolExecutor  # a tenth of a cold opening
 
             with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter's lock
@@ -137,7 +142,8 @@ class Snapshot:
         if not tiny:
             verified.save()
 
-    def _open(self, name: str, size: int) -> os.stat_result:
+    def _open(self, name: str, size: int) -> tuple[os.stat_result, bool]:
+        """Open one file, and read it if it is small: (stat, whether that still held after the reading)."""
         path = os.path.join(self.path, name)
         try:
             opened = open_regular(path)
@@ -149,15 +155,28 @@ class Snapshot:
             raise storage_error(error, "read", path) from error
         if opened is None:
             raise self._damaged(name, "it is not a regular file")
-        self._descriptors[name], status = opened
+        fd, status = opened
+        self._descriptors[name] = fd
         if status.st_size != size:
             raise self._damaged(name, f"it holds {status.st_size} bytes instead of {size}")
-        return status
+        if size >= SMALL:
+            return status, True
+        with disk_errors("read", path):
+            data = diskio.read_descriptor(fd, size)
+            after = os.fstat(fd)
+        if len(data) != size:
+            raise self._damaged(name, f"it holds {len(data)} bytes instead of {size}")
+        self._maps[name] = data
+        os.close(self._descriptors.pop(name))
+        return status, (after.st_mtime_ns, after.st_ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
 
-    def _hash(self, work: tuple[str, int, int]) -> str:
-        name, fd, size = work
+    def _hash(self, work: tuple[str, int]) -> str:
+        name, size = work
+        data = self._maps.get(name)
+        if isinstance(data, bytes):  # the very bytes that are used
+            return diskio.hash_bytes(data)
         with disk_errors("read", os.path.join(self.path, name)):
-            return diskio.hash_descriptor(fd, size)
+            return diskio.hash_descriptor(self._descriptors[name], size)
 
     def _damaged(self, name: str, problem: str) -> CorruptIndex:
         return CorruptIndex(
@@ -181,13 +200,15 @@ class Snapshot:
         if held is not None:
             return held
         size = self._facts(name)["size"]
-        fd = self._descriptors[name]
-        with disk_errors("map", os.path.join(self.path, name)):
+        with self._lock, disk_errors("map", os.path.join(self.path, name)):
+            held = self._maps.get(name)
+            if held is not None:  # another thread was quicker
+                return held
+            fd = self._descriptors[name]
             if os.fstat(fd).st_size != size:  # a map that ends beyond its file kills the process
                 raise self._damaged(name, "its size has changed since it was opened")
-            # the map keeps a descriptor of its own
-            held = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
-        held = self._maps.setdefault(name, held)
+            held = self._maps[name] = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+            os.close(self._descriptors.pop(name))  # the map keeps a descriptor of its own
         return held
 
     def _facts(self, name: str) -> dict[str, Any]:
@@ -199,7 +220,7 @@ class Snapshot:
         return facts  # type: ignore[no-any-return]
 
     def bytes(self, name: str) -> memoryview:
-        """The content of a file, read-only, mapped."""
+        """The content of a file, read-only; a large one is mapped."""
         return memoryview(self._map(name))
 
     def json(self, name: str) -> Any:
@@ -210,7 +231,7 @@ class Snapshot:
             raise self._damaged(name, "it does not hold JSON") from None
 
     def array(self, name: str) -> NDArray[Any]:
-        """A .npy file as a read-only array, mapped. Object arrays and sizes that do not fit are refused."""
+        """A .npy file as a read-only array, mapped if it is large. Object arrays and sizes that do not fit are refused."""
         array = self._arrays.get(name)
         if array is None:
             array = self._arrays[name] = self._as_array(name)
@@ -233,10 +254,11 @@ class Snapshot:
 
     def close(self) -> None:
         """Let go of the descriptors. Arrays that are still held stay valid."""
-        descriptors, self._descriptors = self._descriptors, {}
+        with self._lock:
+            descriptors, self._descriptors = self._descriptors, {}
+            self._maps, self._arrays = {}, {}
         for fd in descriptors.values():
             os.close(fd)
-        self._maps, self._arrays = {}, {}
 
     def __enter__(self) -> Snapshot:
         return self

@@ -15,9 +15,8 @@ def test_finds_what_was_added(batches: list[list[str]], asked: list[str]) -> Non
     known: dict[str, int] = {}
     found = IdSet()
     for batch in batches:
-        fresh = [doc_id for doc_id in batch if doc_id not in known]
         assert found.find(batch).tolist() == [known.get(doc_id, -1) for doc_id in batch]
-        found.add(fresh)
-        known.update({doc_id: number for number, doc_id in enumerate(fresh, len(known))})
+        found.add(batch)
+        known.update({doc_id: number for number, doc_id in enumerate(batch, found.count - len(batch))})
     assert found.find(asked).tolist() == [known.get(doc_id, -1) for doc_id in asked]
-    assert found.count == len(known)
+    assert found.count == sum(map(len, batches))

@@ -49,6 +49,7 @@ def refused(index: Path, file: Path) -> None:
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.usefixtures("size_class")
 def test_flipped_bits(index: Path) -> None:
     targets = [file for file in files(index) if file.stat().st_size]
     rng = random.Random(7)
@@ -233,7 +234,8 @@ def test_arrays_that_lie(tmp_path: Path, content: bytes) -> None:
         opened.array(f"{part.name}/b.npy")
 
 
-def test_a_file_cut_short_after_the_opening(index: Path) -> None:
+def test_a_large_file_cut_short_after_the_opening(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "SMALL", 1)
     opened = Store.open(index)
     name = next(name for name in opened.files() if name.endswith("a.npy"))
     os.truncate(index / name, 100)
@@ -241,23 +243,63 @@ def test_a_file_cut_short_after_the_opening(index: Path) -> None:
         opened.array(name)
 
 
+def test_a_small_file_is_what_was_verified(index: Path) -> None:
+    """Whatever happens to the file after the opening, its bytes are those that were hashed."""
+    opened = Store.open(index)
+    name = next(name for name in opened.files() if name.endswith("c.bin"))
+    whole = (index / name).read_bytes()
+    (index / name).write_bytes(b"other" * 200)
+    assert bytes(opened.bytes(name)) == whole
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_change_between_stat_and_reading(
+    index: Path, hashed: list[int], monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """What is remembered of a file does not vouch for bytes that were read after its stat was taken."""
+    Store.open(index)
+    file = next(index.glob("seg-*/c.bin"))
+    real = diskio.read_descriptor
+
+    def late(fd: int, size: int) -> bytes:
+        if size == 1000 and os.path.samestat(os.fstat(fd), file.stat()):
+            file.write_bytes(b"x" * (999 if cut else 1000))
+        return real(fd, size)
+
+    monkeypatch.setattr(diskio, "read_descriptor", late)
+    refused(index, file)
+
+
+@pytest.fixture(params=["small", "large"])
+def size_class(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index's files count as small ones, which are read, and as large ones, which are mapped."""
+    if request.param == "large":
+        monkeypatch.setattr(snapshot, "SMALL", 0)
+
+
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """The sizes of the files that are hashed; every index counts as large, and no file as young."""
     sizes: list[int] = []
-    real = diskio.hash_descriptor
+    of_descriptor, of_bytes = diskio.hash_descriptor, diskio.hash_bytes
 
     def counting(fd: int, size: int) -> str:
         sizes.append(size)
-        return real(fd, size)
+        return of_descriptor(fd, size)
+
+    def counting_bytes(data: bytes) -> str:
+        sizes.append(len(data))
+        return of_bytes(data)
 
     monkeypatch.setattr(diskio, "hash_descriptor", counting)
+    monkeypatch.setattr(diskio, "hash_bytes", counting_bytes)
     monkeypatch.setattr(snapshot, "TINY", 0)
     monkeypatch.setattr(verified, "_YOUNG_NS", -1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return sizes
 
 
+@pytest.mark.usefixtures("size_class")
 def test_files_are_hashed_once(index: Path, hashed: list[int]) -> None:
     Store.open(index)
     assert len(hashed) == 10
@@ -270,6 +312,7 @@ def test_files_are_hashed_once(index: Path, hashed: list[int]) -> None:
     assert len(hashed) == 21
 
 
+@pytest.mark.usefixtures("size_class")
 def test_a_change_behind_the_memory_is_seen(index: Path, hashed: list[int]) -> None:
     Store.open(index)
     for file in sorted(index.glob("seg-*/*.npy")):
@@ -326,6 +369,7 @@ def test_tiny_indices_are_always_hashed(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.usefixtures("size_class")
 def test_read_errors_are_the_disk_s(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: Any) -> int:
         raise OSError(5, "injected")

@@ -1,0 +1,105 @@
+"""The store and the index: many small commits do not use up the file descriptors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from retrieval import snapshot
+from retrieval.artefact import Store
+
+# 40 commits of two dozen files each were 1,000 descriptors and more; the writer holds two generations.
+_MANY_COMMITS = """
+import resource, sys
+from retrieval.check import check
+from retrieval.index.index import Index
+from retrieval.types import Document
+
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+path = sys.argv[1]
+index = Index.create(path)
+for number in range(40):
+    index.add([Document(f"d{number}", f"alpha word{number}")])
+    index.commit()
+for merged in (False, True):
+    index = Index.open(path)
+    assert len(index.search("alpha", 100)) == 40
+    assert [hit.doc_id for hit in index.search("word7", 10)] == ["d7"]
+    assert check(path)["docs"] == 40
+    if not merged:
+        index.merge()
+"""
+
+
+def test_many_small_commits_under_a_low_limit(tmp_path: Path) -> None:
+    """Written, searched, checked and merged with 128 descriptors."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MANY_COMMITS, str(tmp_path / "index")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def descriptors(under: Path) -> int:
+    """How many descriptors of this process lead to files below a directory."""
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            count += os.readlink(f"/proc/self/fd/{fd}").startswith(f"{under}/seg-")
+        except FileNotFoundError:  # the listing's own
+            pass
+    return count
+
+
+def make(path: Path) -> list[str]:
+    """An index of a small and two large files."""
+    with Store.writer(path, create=True) as writer:
+        part = writer.part()
+        part.bytes("small.bin", b"s" * (snapshot.SMALL - 1))
+        for name in ("large.bin", "other.bin"):
+            part.bytes(name, b"l" * snapshot.SMALL)
+        writer.commit({"segments": [{"name": part.name, "docs": 1}]})
+        return [f"{part.name}/{name}.bin" for name in ("small", "large", "other")]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_one_descriptor_a_large_file(tmp_path: Path) -> None:
+    small, large, other = make(tmp_path)
+    opened = Store.open(tmp_path)
+    assert descriptors(tmp_path) == 2
+    held = [opened.bytes(name) for name in (small, large, other)]
+    assert descriptors(tmp_path) == 2  # the maps' own
+    opened.close()
+    assert [bytes(each[:1]) for each in held] == [b"s", b"l", b"l"]
+    del held
+    assert descriptors(tmp_path) == 0
+
+
+def test_threads_map_a_file_once(tmp_path: Path) -> None:
+    """The descriptor is closed by the first; nobody may use its number after that."""
+    _, large, _ = make(tmp_path)
+    for _ in range(50):
+        with Store.open(tmp_path) as opened:
+            barrier = threading.Barrier(8)
+            seen: list[object] = []
+
+            def read(opened: snapshot.Snapshot = opened, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait()
+                seen.append(opened.bytes(large).obj)  # noqa: B023
+
+            threads = [threading.Thread(target=read) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(seen) == 8
+            assert len({id(each) for each in seen}) == 1
