@@ -11,17 +11,17 @@ from typing import Any
 from retrieval.data.fields import make_document, text_problem
 from retrieval.data.lines import Reject
 from retrieval.diskio import disk_errors
-from retrieval.errors import MissingExtra, RetrievalError, UnknownName, UserError
+from retrieval.errors import MissingExtra, RetrievalError, UnknownName, UserError, suggest
 from retrieval.types import Document, Query
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_.+-]*(/[A-Za-z0-9_.+-]+)*")
-_FILES = (".jsonl", ".ndjson", ".json", ".tsv", ".trec", ".txt", ".csv", ".gz", ".xml", ".qrels", ".run")
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$|\.7z$")  # of a file; an id may end in ".0"
 _TEXTS = ("text", "body", "contents", "abstract", "detailed_description")
 
 
 def looks_like_id(name: str) -> bool:
     """Whether a name that is no file could be an ir_datasets id, rather than a mistyped path."""
-    return _ID.fullmatch(name) is not None and not name.endswith(_FILES)
+    return _ID.fullmatch(name) is not None and not _SUFFIX.search(name)
 
 
 def load(name: str, part: str) -> Any:
@@ -33,17 +33,31 @@ def load(name: str, part: str) -> Any:
     try:
         import ir_datasets
     except ImportError:
-        raise MissingExtra("bench", f"{name!r} is no file or folder, and reading ir_datasets ids") from None
+        raise MissingExtra(
+            "bench", f"no such file or folder: {name!r}; ir_datasets, to look it up as an id"
+        ) from None
     with _errors(name):
         try:
             dataset = ir_datasets.load(name)
         except KeyError:
             near = get_close_matches(name, list(ir_datasets.registry), n=5)
-            hint = "Check the path, or list the ids: retrieve data list."
-            raise UnknownName("file, folder or ir_datasets id", name, near, hint) from None
+            raise _Absent(name, near) from None
         if not getattr(dataset, f"has_{part}")():
             raise UserError(f"the ir_datasets collection {name!r} has no {part}; name one that has")
     return dataset
+
+
+class _Absent(UnknownName):
+    """Neither a path nor an ir_datasets id; near: ids like it."""
+
+    def __init__(self, name: str, near: list[str]) -> None:
+        super().__init__("ir_datasets id", name, near)
+        advice = suggest(name, near)
+        advice = advice or "check the path."
+        self.args = (f"no such file or folder: {name!r}; {advice} The ir_datasets ids: retrieve data list",)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.name, self.known)
 
 
 def documents(name: str, reject: Reject) -> Iterator[list[tuple[int, Document]]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from retrieval.index.jit import jit
 from retrieval.index.list_files import CHUNK, DENSE_PLACE
 
 _BLOCK = 64
-_JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@nb.njit(inline="always", **_JIT)
+@jit(inline="always")
 def stored(values, place, bits):
     """The stored value of a posting: a byte, or half of one."""
     if bits == 8:
@@ -22,7 +21,7 @@ def stored(values, place, bits):
     )
 
 
-@nb.njit(**_JIT)
+@jit()
 def add_bm25(accumulator, docs, values, bits, first, q, table, width, norms, code, big_place, big_tf):
     """Adds one list's BM25 contributions, q * tf / (tf + norm) in fixed point, to its chunk's accumulator.
 
@@ -48,7 +47,7 @@ def add_bm25(accumulator, docs, values, bits, first, q, table, width, norms, cod
             at += 1
 
 
-@nb.njit(inline="always", **_JIT)
+@jit(inline="always")
 def frequency(values, place, bits, big_place, big_tf):
     """The exact term frequency of a posting."""
     v = np.int64(stored(values, place, bits))
@@ -57,7 +56,7 @@ def frequency(values, place, bits, big_place, big_tf):
     return v
 
 
-@nb.njit(**_JIT)
+@jit()
 def overflow(place, value, big_place, big_tf):
     """The frequency of a posting whose stored value is the largest: that value, or more."""
     at = np.searchsorted(big_place, place)
@@ -66,7 +65,7 @@ def overflow(place, value, big_place, big_tf):
     return value
 
 
-@nb.njit(**_JIT)
+@jit()
 def add_bm25_dense(accumulator, dense, bits, block, q, table, width, norms, code, big_place, big_tf):
     """As add_bm25 for a dense block; absent documents have the value 0, and row 0 of the table is 0."""
     columns = np.uint32(width)
@@ -96,7 +95,7 @@ def add_bm25_dense(accumulator, dense, bits, block, q, table, width, norms, code
             at += 1
 
 
-@nb.njit(**_JIT)
+@jit()
 def add_impacts_dense(accumulator, dense, block, q):
     """As add_impacts for a dense block."""
     row = dense[block * CHUNK : (block + 1) * CHUNK]
@@ -104,7 +103,7 @@ def add_impacts_dense(accumulator, dense, block, q):
         accumulator[d] += q * np.int32(row[d])
 
 
-@nb.njit(**_JIT)
+@jit()
 def probe_dense(
     dense, bits, block, q, q_int, limit, open_docs, open_sums, n, table, norms, width, code, big_place, big_tf
 ):  # fmt: skip
@@ -129,27 +128,27 @@ def probe_dense(
     return kept
 
 
-@nb.njit(**_JIT)
+@jit()
 def add_impacts(accumulator, docs, values, q):
     """Adds q * impact of one list to the accumulator of its chunk."""
     for j in range(np.uint32(len(docs))):
         accumulator[docs[j]] += q * np.int32(values[j])
 
 
-@nb.njit(inline="always", **_JIT)
+@jit(inline="always")
 def bm25(q, tf, doc, norms, code):
     """One BM25 contribution in fixed point, for any frequency; equal to the table's to the last bit."""
     f = np.float32(tf)
     return np.int32(q * (f / (f + norms[code[doc]])))
 
 
-@nb.njit(inline="always", **_JIT)
+@jit(inline="always")
 def radius_of(n):
     """How far from its even place a document of a chunk's list of n stands, nearly always: 2 sqrt(n)."""
     return np.int64(2 * np.sqrt(np.float32(n))) + 8
 
 
-@nb.njit(**_JIT)
+@jit()
 def find(docs, doc, radius):
     """Index of doc in the ascending slice docs (not empty) of one chunk, or -1.
 
@@ -180,7 +179,7 @@ def find(docs, doc, radius):
     return np.int64(-1)
 
 
-@nb.njit(**_JIT)
+@jit()
 def probe(
     docs, values, bits, first, q, q_int, limit, open_docs, open_sums, n, norms, width, code, big_place, big_tf
 ):  # fmt: skip
@@ -206,7 +205,7 @@ def probe(
     return kept
 
 
-@nb.njit(**_JIT)
+@jit()
 def collect_sparse(accumulator, docs, need, out, sums, n):
     """Takes the sums of the listed documents that reach need and clears all; returns the number taken."""
     for j in range(np.uint32(len(docs))):
@@ -220,7 +219,7 @@ def collect_sparse(accumulator, docs, need, out, sums, n):
     return n
 
 
-@nb.njit(**_JIT)
+@jit()
 def collect_dense(accumulator, need, out, sums):
     """As collect_sparse, for the whole accumulator.
 

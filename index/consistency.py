@@ -26,7 +26,9 @@ _MOST_DOCUMENTS = 2**31 - 1
 
 def corrupt(part: str, file: str, problem: str) -> CorruptIndex:
     """The error for a file that does not fit the others."""
-    return CorruptIndex(f"{part}/{file} {problem}; restore the index from a copy or index the documents again")
+    return CorruptIndex(
+        f"{part}/{file} {problem}; restore the index from a copy or index the documents again"
+    )
 
 
 def check_facts(facts: Any, part: str) -> dict[str, Any]:
@@ -84,7 +86,9 @@ def _array(postings: Postings, name: str, dtypes: str, length: int | None = None
     if str(array.dtype) not in dtypes.split() or array.shape[1:] != ((columns,) if columns else ()):
         raise corrupt(postings.part, f"{name}.npy", f"holds {array.dtype} in the shape {array.shape}")
     if not array.ndim or (length is not None and len(array) != length):
-        raise corrupt(postings.part, f"{name}.npy", f"has the shape {array.shape} instead of {length} entries")
+        raise corrupt(
+            postings.part, f"{name}.npy", f"has the shape {array.shape} instead of {length} entries"
+        )
     return array
 
 

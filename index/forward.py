@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from retrieval.index.jit import jit
 
 if TYPE_CHECKING:
     from retrieval.index.postings import Postings
 
-_JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@nb.njit(**_JIT)
+@jit()
 def transpose_run(terms, counts, docs, values, first, n):
     """A run's lists by document: (ends int64[n + 1], terms uint32[P], values uint8[P]).
 
@@ -39,7 +38,7 @@ def transpose_run(terms, counts, docs, values, first, n):
     return ends, out_terms, out_values
 
 
-@nb.njit(**_JIT)
+@jit()
 def rescore_rows(ends, terms, values, wanted, numbers, weights, dense, sums):
     """sums[i] = the weighted values of document wanted[i].
 
@@ -56,7 +55,7 @@ def rescore_rows(ends, terms, values, wanted, numbers, weights, dense, sums):
         dense[numbers[i]] = 0
 
 
-@nb.njit(**_JIT)
+@jit()
 def transpose_lists(docs, values, dir_chunk, dir_count, first, dir_first, dir_last, documents):
     """All lists by document: (ends int64[documents + 1], terms uint32[P], values uint8[P]).
 

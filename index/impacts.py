@@ -1,11 +1,11 @@
 """Impacts made elsewhere (uniCOIL, DeepImpact, SPLADE): term weights that documents bring along, 8 bits each.
 
 Weights come as JSON, `{"id": ..., "vector": {term: weight}}`: in the corpus lines themselves, or in a file
-that `impacts:FILE` names. Whole numbers of 1 to 255 are stored as they are (rounding "none"); a file of
-anything else is quantised with a named rule, "ceil": value = ceil(weight / maximum * 255), at least 1, so that
-no positive weight is lost. The commit keeps the rule but not the file: documents that come later bring their
-vectors themselves. Queries are terms as the vectors spell them, separated by white space; a repeated term
-counts as often as it stands.
+that `impacts:FILE` names. Whole numbers of 1 to 255 are stored as they are (rounding "none"); a file with
+anything else is quantised by a named rule ("ceil"): value = ceil(weight / maximum * 255), at least 1, so
+that no positive weight is lost. The commit keeps the rule but not the file: documents that come later bring
+their vectors themselves. Queries are terms as the vectors spell them, separated by white space; a repeated
+term counts as often as it stands.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ class ImpactsBuilder:
         refused = weights[(weights > maximum) | (whole & (weights != np.floor(weights)))]
         if len(refused) and whole:
             raise UserError(
-                f"a weight is {refused[0]}, but here weights are whole numbers of 1 to 255; quantise them, or "
-                "index again with impacts:FILE"
+                f"a weight is {refused[0]}, but here weights are whole numbers of 1 to 255; "
+                "quantise them, or index again with impacts:FILE"
             )
         if len(refused):
             raise UserError(

@@ -69,7 +69,7 @@ def _made(doc_id: Any, text: Any, title: Any, metadata: Any, more: Mapping[str, 
 
 
 def without_known(batch: Batch, writer: Writer, documents: Any, update: bool) -> list[Document]:
-    """The documents to add: of an id that is known or comes twice, with update the last version, else an error.
+    """The documents to add: of a known or repeated id the last version with update, else an error.
 
     Raises UserError; a Corpus counts a bad line instead, where it skips those.
     """

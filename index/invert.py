@@ -7,14 +7,14 @@ side.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
-_JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
+from retrieval.index.jit import jit
+
 BIG = 255
 
 
-@nb.njit(**_JIT)
+@jit()
 def invert_run(tokens, offsets, first, vocabulary):
     """Counts tokens (int32, ids below vocabulary) of documents offsets[i]:offsets[i+1], numbered from first.
 
@@ -75,7 +75,7 @@ def invert_run(tokens, offsets, first, vocabulary):
     )
 
 
-@nb.njit(**_JIT)
+@jit()
 def invert_weighted(tokens, weights, offsets, first, vocabulary):
     """As invert_run for streams that carry a weight (uint8) a token, each term at most once a document."""
     total = len(tokens)
@@ -99,7 +99,7 @@ def invert_weighted(tokens, weights, offsets, first, vocabulary):
     return terms, counts[terms].astype(np.uint32), docs, values, np.empty(0, np.int32)
 
 
-@nb.njit(**_JIT)
+@jit()
 def merge_runs(
     term, vocabulary, capacity, run_terms, run_counts, run_big, cursor, run_end, big_cursor, place, run_chunk,
     all_docs, all_values, bm25, table, width, code, docs, values, df, dir_ptr, dir_chunk, dir_count,
@@ -191,7 +191,7 @@ def merge_runs(
     return term, out, n_dir, n_big
 
 
-@nb.njit(**_JIT)
+@jit()
 def cut_run(
     docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, at, entry, last, sequence, numbers,
     chunk, target, begin, end,

@@ -10,7 +10,6 @@ depend on its order and every algorithm returns the same scores to the last bit.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from retrieval.index.accumulate import (
@@ -23,11 +22,11 @@ from retrieval.index.accumulate import (
     probe,
     probe_dense,
 )
+from retrieval.index.jit import jit
 from retrieval.index.list_files import CHUNK
 from retrieval.index.scoring import ROUNDING
 from retrieval.index.topk import make_key, select, sort_descending
 
-_JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 _SPARSE = 6144  # fewer postings than this in a window: walk them again instead of sweeping the accumulator
 _FEW_LISTS = 8  # of impacts, beyond which bounds skip too little to pay for the probes
 _SORT_LIMIT = 64  # lists a window beyond which ordering the bounds costs more than it saves
@@ -35,7 +34,7 @@ _PROBE_COST = 40  # postings added in the time of one probe
 _DENSE_COST = 30000  # postings added in the time of one dense block
 
 
-@nb.njit(**_JIT)
+@jit()
 def search(
     docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
     table, width, norms, code, rank, alive,
@@ -206,7 +205,7 @@ def search(
     return n_found
 
 
-@nb.njit(**_JIT)
+@jit()
 def search_many(
     docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
     table, width, norms, code, rank, alive,

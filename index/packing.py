@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from retrieval.index.jit import jit
 
 if TYPE_CHECKING:
     from retrieval.part import Part
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
 BLOCK = 64
 PADDING = 8  # bytes that may be read past the last block
 _MAX_GAP_BITS = 27
-_JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@nb.njit(**_JIT)
+@jit()
 def _width(x):
     bits = 0
     while x > 0:
@@ -31,7 +31,7 @@ def _width(x):
     return bits
 
 
-@nb.njit(**_JIT)
+@jit()
 def _put(out, at, numbers, n, width):
     """Appends n numbers of `width` bits at byte `at`; returns the byte behind them."""
     hold = np.uint64(0)
@@ -50,7 +50,7 @@ def _put(out, at, numbers, n, width):
     return at
 
 
-@nb.njit(**_JIT)
+@jit()
 def pack_lists(docs, values, term, end, df, dir_ptr, dir_chunk, dir_count, out, ptr, written):
     """Packs the lists of terms term:end, whose postings begin docs and values; returns how many bytes.
 
@@ -96,7 +96,7 @@ def pack_lists(docs, values, term, end, df, dir_ptr, dir_chunk, dir_count, out, 
     return at
 
 
-@nb.njit(inline="always", **_JIT)
+@jit(inline="always")
 def _get(data, first, bit):
     """Up to 57 bits from `bit` on, counted from byte `first`; the caller masks."""
     at = np.uint64(first + (bit >> 3))
@@ -106,7 +106,7 @@ def _get(data, first, bit):
     return word >> np.uint64(bit & 7)
 
 
-@nb.njit(**_JIT)
+@jit()
 def unpack_list(data, at, n, docs, values, dir_chunk, dir_count):
     """Decodes the n postings that begin at byte `at` into docs uint16[n] and values uint8[n].
 

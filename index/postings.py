@@ -235,8 +235,8 @@ class Postings:
 def halves(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two values a byte, one a byte: uint8[2 n]."""
     values = np.empty(2 * len(packed), np.uint8)
-    values[0::2] = packed & 15
-    values[1::2] = packed >> 4
+    np.bitwise_and(packed, 15, out=values[0::2])
+    np.right_shift(packed, 4, out=values[1::2])
     return values
 
 

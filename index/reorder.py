@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.forward import document_rows
 from retrieval.index.invert import invert_weighted
+from retrieval.index.jit import jit
 from retrieval.index.list_files import CHUNK
 from retrieval.index.partfiles import PartFiles
 from retrieval.index.postings import Postings
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 LEAF = 32  # documents below which a partition is left as it is
 ROUNDS = 12  # swaps between two halves, at most
 _RARE = 16  # terms in fewer documents tell little and cost much
-_JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@nb.njit(**_JIT)
+@jit()
 def _gains(left, right, n_left, n_right):
     """What one document moving over saves for this term: (left to right, right to left), in bits."""
 
@@ -47,7 +46,7 @@ def _gains(left, right, n_left, n_right):
     return over, back
 
 
-@nb.njit(**_JIT)
+@jit()
 def _split(docs, ends, terms, left, right, over, back, touched):
     """Improves one bisection of docs (int32, changed in place); left to touched are scratch.
 
@@ -92,7 +91,7 @@ def _split(docs, ends, terms, left, right, over, back, touched):
             break
 
 
-@nb.njit(**_JIT)
+@jit()
 def bisection_order(ends, terms, vocabulary):
     """Permutation int32[n] (new number -> old) of documents with terms[ends[d]:ends[d + 1]]."""
     n = len(ends) - 1

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from retrieval.index.accumulate import bm25, find, frequency, overflow, stored
+from retrieval.index.jit import jit
 from retrieval.index.list_files import CHUNK, DENSE_PLACE
 
-_JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@nb.njit(**_JIT)
+@jit()
 def rescore(
     docs, values, big_place, big_tf, dir_chunk, dir_count, dir_bound, bits, dense, limit,
     table, width, norms, code, term_start, term_block, term_dir, term_dir_end, q, q_int, wanted, sums,
@@ -61,7 +59,7 @@ def rescore(
             p = end
 
 
-@nb.njit(**_JIT)
+@jit()
 def count_marked(docs, dir_chunk, dir_count, first, dir_first, dir_last, marked, counts):
     """counts[i] += how many documents of list i are marked (uint8 by document number)."""
     for i in range(len(first)):

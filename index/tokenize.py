@@ -7,8 +7,8 @@ has a hash there and is compared byte by byte. Eight bytes are classified at a t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from retrieval.index.jit import jit
 from retrieval.index.unicode import DEAD, MAX_BYTES, START, WIDTH
 
 _M1 = np.uint64(0x9E3779B97F4A7C15)
@@ -27,7 +27,7 @@ BLOCK = 512  # words that are cut before they are looked up
 POSITION, TOKENS, TEXTS, WORDS, BLOB = 0, 1, 2, 3, 4  # places of `state`
 
 
-@njit(cache=True, nogil=True, inline="always")
+@jit(inline="always")
 def _load(buffer, at):
     # Eight bytes, the first one lowest. With unsigned places LLVM makes one unaligned load of this.
     return (
@@ -42,7 +42,7 @@ def _load(buffer, at):
     )
 
 
-@njit(cache=True, nogil=True, inline="always")
+@jit(inline="always")
 def _stops(chunk):
     # The high bit of each of eight bytes that is not one of a-z, 0-9.
     low = chunk & _LOW7
@@ -51,20 +51,20 @@ def _stops(chunk):
     return ~((letters | digits) & ~chunk) & _HIGH
 
 
-@njit(cache=True, nogil=True, inline="always")
+@jit(inline="always")
 def _bytes_below(lowest):
     # How many bytes lie below the one whose high bit is `lowest`.
     return np.int64((((lowest - _U1) & _ONES) * _ONES) >> np.uint64(56)) - 1
 
 
-@njit(cache=True, nogil=True, inline="always")
+@jit(inline="always")
 def _hash(key0, key1):
     mixed = (key0 ^ (key1 * _M2)) * _M1
     mixed ^= mixed >> np.uint64(32)
     return mixed * _M2
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _keys(buffer, start, size):
     # A word as two keys: its bytes when there are at most 16, else the first 8 and a hash of all.
     first = np.uint64(start)
@@ -83,7 +83,7 @@ def _keys(buffer, start, size):
     return key0, key1
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _match(buffer, start, limit, units, classes, steps, accepting):
     # (end of the longest accepted run, place where the automaton died), up to `limit` bytes and `units`.
     position, end, state = start, start, START
@@ -112,7 +112,7 @@ def _match(buffer, start, limit, units, classes, steps, accepting):
     return end, position
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _word(buffer, start, length, max_units, classes, steps, accepting):
     # (end of the word that begins at start, or start; where to go on).
     limit = length
@@ -130,7 +130,7 @@ def _word(buffer, start, length, max_units, classes, steps, accepting):
     return start, reached
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _same(blob, start, end, buffer, place, size):
     if end - start != size:
         return False
@@ -140,7 +140,7 @@ def _same(blob, start, end, buffer, place, size):
     return True
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def scan(buffer, length, classes, steps, accepting, max_units, table, blob, starts, ids, ends, state):
     """Cut the texts in buffer[:length] (lower-cased UTF-8, each ended by a NUL) into numbered words.
 
@@ -241,7 +241,7 @@ def scan(buffer, length, classes, steps, accepting, max_units, table, blob, star
     return done
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def rehash(old, new):
     """Put every slot of an old table into a new, empty one."""
     slots = np.uint64(new.size // 4 - 1)
@@ -254,7 +254,7 @@ def rehash(old, new):
                 new[slot * np.uint64(4) + np.uint64(i)] = old[at + i]
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def to_terms(ids, ends, term_of_word, terms, offsets):
     """Word ids to term ids (int32, stop words dropped); fills offsets[1:] and returns the number of terms."""
     token, total = 0, 0

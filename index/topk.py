@@ -10,17 +10,17 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-_JIT = {"cache": True, "nogil": True, "error_model": "numpy"}
+from retrieval.index.jit import jit
 
 
-@nb.njit(nb.int64(nb.float32, nb.int32), inline="always", **_JIT)
+@jit(nb.int64(nb.float32, nb.int32), inline="always")
 def make_key(score, rank):
     """The sortable key of a score (float32, not negative) and an id rank (int32)."""
     bits = np.float32(score).view(np.int32)
     return (np.int64(bits) << np.int64(32)) | np.int64(rank)
 
 
-@nb.njit(**_JIT)
+@jit()
 def _partition(keys, docs, lo, hi):
     """Moves the larger keys of [lo, hi] to the left of a pivot and returns the pivot's place."""
     mid = (lo + hi) >> 1
@@ -45,7 +45,7 @@ def _partition(keys, docs, lo, hi):
     return place
 
 
-@nb.njit(**_JIT)
+@jit()
 def select(keys, docs, n, k):
     """Moves the k largest of n keys, 0 < k <= n, to the front (unordered); returns the smallest of them."""
     lo = 0
@@ -61,7 +61,7 @@ def select(keys, docs, n, k):
     return keys[k - 1]
 
 
-@nb.njit(**_JIT)
+@jit()
 def sort_descending(keys, docs, n):
     """Sorts n pairs by key, largest first, in place: quicksort down to runs of 16, then insertion sort."""
     stack = np.empty(128, np.int64)

@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from retrieval.errors import CorruptIndex, UnsupportedFormat
 from retrieval.idtable import IdTable
 from retrieval.publish import old_path, prepare, switch, take_lock, version
 from retrieval.snapshot import Snapshot, newest_commit, old_commits, open_snapshot
+
+_BACK = re.compile(r"go back\s+one commit with `retrieve check DIR --rollback`")
 
 
 def deleted_mask(snapshot: Snapshot, segment: dict[str, Any]) -> NDArray[np.bool_]:
@@ -65,11 +68,32 @@ def check(path: str | os.PathLike[str], full: bool = True) -> dict[str, Any]:
     CorruptIndex naming the file, UnsupportedFormat, StorageError.
     """
     path = os.fspath(path)
-    with open_snapshot(path, full=full) as snapshot:
-        facts = summary(snapshot)
-        if full:
-            _check_former(path, snapshot)
+    try:
+        with open_snapshot(path, full=full) as snapshot:
+            facts = summary(snapshot)
+            if full:
+                _check_former(path, snapshot)
+    except UnsupportedFormat:
+        raise
+    except CorruptIndex as error:
+        if not _BACK.search(str(error)) or _way_back(path):
+            raise
+        raise CorruptIndex(_BACK.sub("index the corpus again with --overwrite", str(error))) from error
     return facts
+
+
+def _way_back(path: str) -> bool:
+    """Whether rollback() would find a commit that is whole and holds documents."""
+    current = _readable(path)
+    for generation in reversed(old_commits(path)):
+        if current is None or generation < current["generation"]:
+            try:
+                former = manifest.read_commit(old_path(path, generation))
+                with Snapshot(path, former, full=True):
+                    return bool(former["docs"])
+            except (CorruptIndex, FileNotFoundError):
+                continue
+    return False
 
 
 def summary(snapshot: Snapshot) -> dict[str, Any]:
@@ -118,6 +142,9 @@ def _check_former(path: str, snapshot: Snapshot) -> None:
                 raise CorruptIndex(
                     f"{name} is missing or names missing files; the next commit renews it"
                 ) from None
+            except CorruptIndex as error:
+                advice = "wait for the next commit, which renews it"
+                raise CorruptIndex(_BACK.sub(advice, str(error))) from error
     if snapshot.generation and newest_commit(path)["generation"] == snapshot.generation:
         raise CorruptIndex(f"no former commit is in {os.path.join(path, 'old')}; the next commit renews it")
 

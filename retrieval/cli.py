@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from retrieval.cli_parser import Parser
-from retrieval.errors import RetrievalError, UnknownName
+from retrieval.errors import RetrievalError, UserError, suggest
 from retrieval.render import columns, printable
 
 # Verb -> its module and function (whose options are read by FUNCTION_options), and what it does.
@@ -39,6 +39,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. argv: without the program's name (default: sys.argv)."""
+    _open_missing_streams()
     with contextlib.suppress(io.UnsupportedOperation, AttributeError, ValueError, OSError):  # no real stderr
         faulthandler.enable()  # a SIGBUS or SIGSEGV at least names the place
     with contextlib.suppress(
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         named = storage_error(
             error, "use" if error.filename else "write", os.fsdecode(error.filename or "the output")
         )
-        return _fail(f"error: {named}", named.exit_code, debug)
+        message = str(named).replace("cannot write 'the output'", "cannot write to standard output")
+        return _fail(f"error: {message}", named.exit_code, debug)
     except Exception as error:  # noqa: BLE001  (the last resort: a person sees a message, not a traceback)
         what = f"{type(error).__name__}: {error}"
         return _fail(
@@ -76,7 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
+def _open_missing_streams() -> None:
+    """A stream that was closed before the start is None, and print(file=None) would take the other one."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
+
+
 def _invoke(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     first = arguments[0] if arguments else "--help"
     if first in ("-h", "--help"):
         print(_overview(VERBS))
@@ -94,7 +105,9 @@ def _invoke(arguments: list[str]) -> int:
             return 0
         verb, rest = f"{verb} {rest[0]}", rest[1:]
     if verb not in VERBS:
-        raise UnknownName("command", verb, group or VERBS, "See: retrieve --help")
+        known = list(group or VERBS)
+        advice = suggest(verb, known) or f"known: {', '.join(known)}."
+        raise UserError(f"unknown command {verb!r}; {advice} See: retrieve --help")
     module, name = VERBS[verb][0].split(".")
     functions = import_module(f"retrieval.{module}")
     work, options = getattr(functions, name), getattr(functions, f"{name}_options")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import UserError
 from retrieval.render import printable, steering
 
 if TYPE_CHECKING:
+    from retrieval.cli_interrupt import Interrupts
     from retrieval.data.corpus import Corpus
     from retrieval.index.index import Index
 
@@ -38,11 +41,34 @@ def open_index(directory: str, memory: str = "1GB") -> Index:
     """The index there, to be used in a `with`. Raises UserError for one without any commit of documents."""
     from retrieval.index.index import Index
 
+    refuse_file(directory)
     index = Index.open(directory, memory=size_in_bytes(memory))
     if not index.representations:  # what an interrupted first `retrieve index` leaves
         index.close()
         raise UserError(f"the index at {directory!r} has no documents yet; run `retrieve index` again")
     return index
+
+
+def refuse_file(directory: str) -> None:
+    """Raises UserError where an index was to be named and a file is."""
+    if os.path.isfile(directory):
+        raise UserError(
+            f"{directory!r} is a file, not an index; name the directory that `retrieve index` made"
+        )
+
+
+def note_compiling() -> None:
+    """Tells people why the first work takes longer: nothing compiled is kept yet."""
+    if not sys.stderr.isatty():
+        return
+    import retrieval.index
+
+    code = Path(retrieval.index.__file__ or "").resolve().parent
+    kept = [os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), "~/.cache"]
+    places = [code / "__pycache__", *(Path(place).expanduser() for place in kept if place)]
+    patterns = ("*.nbi", f"{code.name}_*/*.nbi", f"numba/{code.name}_*/*.nbi")
+    if not any(any(place.glob(pattern)) for place in places for pattern in patterns):
+        note("compiling for this machine, once (about 20 s)")
 
 
 def size_in_bytes(text: str) -> int:
@@ -64,22 +90,31 @@ def valid_text(text: str, what: str) -> str:
 
 
 @contextmanager
-def counting(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A function that counts documents done, shown on stderr with rate and remaining time."""
+def counting(label: str, total: int, stop: Interrupts) -> Iterator[Callable[[int], None]]:
+    """A function that counts documents done, shown on stderr with rate and remaining time.
+
+    It raises KeyboardInterrupt after Ctrl-C.
+    """
     from retrieval.progress import Progress
 
     with Progress(label, total, unit="documents") as progress:
-        yield progress.update
+
+        def count(documents: int) -> None:
+            stop.check()
+            progress.update(documents)
+
+        yield count
 
 
 @contextmanager
-def watching(corpus: Corpus) -> Iterator[Callable[[int], None]]:
-    """Counts a corpus's documents; how many there will be is estimated from the bytes read so far."""
+def watching(corpus: Corpus, stop: Interrupts) -> Iterator[Callable[[int], None]]:
+    """As counting, for a corpus; how many there will be is estimated from the bytes read so far."""
     from retrieval.progress import Progress
 
     with Progress("indexing", unit="documents") as progress:
 
         def count(documents: int) -> None:
+            stop.check()
             if corpus.bytes_total and corpus.bytes_read:
                 whole = (progress.done + documents) * corpus.bytes_total / corpus.bytes_read
                 progress.total = max(progress.done + documents, round(whole))

@@ -21,6 +21,7 @@ def demo_options(parser: Parser) -> None:
 def demo(given: Namespace) -> None:
     """Index, search and measure the packaged sample: WordNet's named entities, searched by their type."""
     from retrieval.bench.evaluate import evaluate
+    from retrieval.cli_interrupt import interrupts
     from retrieval.cli_search import show
     from retrieval.data.corpus import open_corpus
     from retrieval.data.qrels import read_qrels
@@ -43,9 +44,11 @@ def demo(given: Namespace) -> None:
         start = perf_counter()
         corpus = open_corpus(sample)
         index = stack.enter_context(Index.create(path, overwrite=True))
-        with watching(corpus) as count:
-            index.add(corpus, progress=count)
-        index.commit()
+        with interrupts() as stop:
+            with watching(corpus, stop) as count:
+                index.add(corpus, progress=count)
+            stop.check()
+            index.commit()
         print(f"indexed {len(index):,} documents in {perf_counter() - start:.1f} s")
         for query in _QUERIES:
             hits = index.search(query, k=3)

@@ -10,12 +10,15 @@ from retrieval.cli_common import (
     JSON_HELP,
     counting,
     note,
+    note_compiling,
     open_index,
+    refuse_file,
     size_in_bytes,
     valid_text,
     watching,
     write_json,
 )
+from retrieval.cli_interrupt import interrupts
 from retrieval.cli_parser import Parser
 from retrieval.errors import UserError
 
@@ -29,7 +32,11 @@ _CORPUS_HELP = (
 
 
 def _representations(parser: Parser) -> None:
-    parser.repeated("--sparse", metavar="[NAME=]METHOD[:MODEL]", help="a sparse representation, such as bm25")
+    parser.repeated(
+        "--sparse",
+        metavar="[NAME=]METHOD[:MODEL]",
+        help="a sparse representation: bm25, or weights of your own, unicoil=impacts:FILE",
+    )
     parser.repeated("--dense", metavar="[NAME=][METHOD:]MODEL", help="a dense representation")
 
 
@@ -69,9 +76,11 @@ def index(given: Namespace) -> None:
     from retrieval.data.corpus import open_corpus
 
     corpus = open_corpus(given.corpus, skip_bad=given.skip_bad, repair_encoding=given.repair_encoding)
-    with _opened(given, budget) as target:
-        with watching(corpus) as count:
+    with interrupts() as stop, _opened(given, budget) as target:
+        note_compiling()
+        with watching(corpus, stop) as count:
             target.add(corpus, update=bool(given.update), progress=count)
+        stop.check()
         generation = target.commit()
         _report_skipped(corpus)
         write_json({"committed": len(target), "generation": generation})
@@ -135,9 +144,11 @@ def add(given: Namespace) -> None:
         raise UserError(
             "nothing to add; give --sparse [NAME=]METHOD[:MODEL] (documents: retrieve index --append)"
         )
-    with open_index(given.directory, given.memory) as target:
+    with interrupts() as stop, open_index(given.directory, given.memory) as target:
+        note_compiling()
         for spec in given.sparse:
-            with counting(f"building {spec}", len(target)) as count:
+            stop.check()
+            with counting(f"building {spec}", len(target), stop) as count:
                 target.add_representation(valid_text(spec, "representation"), progress=count)
         write_json({"committed": len(target), "generation": target.generation})
 
@@ -181,8 +192,9 @@ def merge(given: Namespace) -> None:
     if given.compact and given.no_compact:
         raise UserError("--compact and --no-compact exclude one another; give one of them")
     compact = True if given.compact else False if given.no_compact else None
-    with open_index(given.directory, given.memory) as target:
-        with counting("merging", len(target)) as count:
+    with interrupts() as stop, open_index(given.directory, given.memory) as target:
+        note_compiling()
+        with counting("merging", len(target), stop) as count:
             generation = target.merge(reorder=given.reorder, compact=compact, progress=count)
         write_json({"committed": len(target), "generation": generation})
 
@@ -195,6 +207,7 @@ def check_options(parser: Parser) -> None:
 
 def check(given: Namespace) -> None:
     """Verify every byte of an index."""
+    refuse_file(given.directory)
     from retrieval import check as checks
 
     facts: dict[str, Any] = (checks.rollback if given.rollback else checks.check)(given.directory)

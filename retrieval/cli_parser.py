@@ -33,6 +33,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
         )
         self._positional: list[_Positional] = []
+        self._required: dict[str, str] = {}  # what a required option is read into -> how it is written
         self._for_help = for_help  # positional arguments are argparse's only to print them
         self.flag("--debug", "show the traceback of an error")
 
@@ -57,9 +58,12 @@ class Parser(argparse.ArgumentParser):
         into: str | None = None,
     ) -> None:
         """An option with a value, which `read` makes of the text; `into` names it, if the option does not."""
-        self.add_argument(
-            *names, metavar=metavar, help=help, default=default, type=read, required=required, dest=into
-        )
+        action = self.add_argument(
+            *names, metavar=metavar, help=help, default=default, type=read,
+            required=required and self._for_help, dest=into,
+        )  # fmt: skip
+        if required:  # asked for in read(), together with the positional arguments
+            self._required[action.dest] = f"{names[0]} {metavar}"
 
     def repeated(self, *names: str, metavar: str, help: str) -> None:
         """An option that may be given several times: a list, empty without it."""
@@ -81,9 +85,12 @@ class Parser(argparse.ArgumentParser):
                     f"no such option {option!r}; {near or 'write -- before a text that begins with a dash'}"
                 )
         words = [*rest, *arguments[end + 1 :]]
-        for name, metavar, number in self._positional:
-            if number == "1" and not words:
-                self.error(f"{metavar} is missing")
+        needed = [metavar for _, metavar, number in self._positional if number == "1"]
+        missing = needed[len(words) :]
+        missing += [written for name, written in self._required.items() if getattr(given, name) is None]
+        if missing:
+            self.error(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+        for name, _, number in self._positional:
             setattr(given, name, words if number == "*" else words.pop(0) if words else None)
             if number == "*":
                 words = []
@@ -96,7 +103,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole(text: str) -> int:
-    """A whole number from 1."""
+    """A whole number from 1 to 999,999,999."""
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 999999999")
     return int(text)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from retrieval.cli_common import DIRECTORY_HELP, JSON_HELP, note, open_index, valid_text, write_json
+from retrieval.cli_common import (
+    DIRECTORY_HELP,
+    JSON_HELP,
+    note,
+    note_compiling,
+    open_index,
+    valid_text,
+    write_json,
+)
 from retrieval.cli_parser import Parser, whole
-from retrieval.errors import UserError
+from retrieval.errors import CompositionError, UserError
 
 if TYPE_CHECKING:
     from retrieval.index.index import Index
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
     from retrieval.types import Document, Hit, Query, Run, StageTrace
 
 _PIPELINE_HELP = "stages, such as 'bm25(k1=1.2) %% 1000' (default: what the index stores, else its only one)"
+_NO_TERM = "no word of the query is left after analysis: stop words and punctuation are not indexed"
 _DEEP = 1000  # hits a query in a run file
 _GROUP = 2000  # queries searched between two looks at the clock
 
@@ -33,7 +43,7 @@ def search_options(parser: Parser) -> None:
     )
     parser.flag("--json", JSON_HELP)
     parser.option("--queries", metavar="FILE", help="many: TSV, JSONL (.gz), or a BEIR folder as PATH@split")
-    parser.option("--run", metavar="OUT.trec", help="where the hits of --queries go")
+    parser.option("--run", metavar="OUT.trec", help="where the hits of --queries go (- for standard output)")
     parser.option("--threads", metavar="N", read=whole, help="for --queries (default: all cores)")
 
 
@@ -45,8 +55,11 @@ def search(given: Namespace) -> None:
         raise UserError("--queries FILE and --run OUT.trec belong together")
     for what in ("query", "pipeline", "filter"):
         valid_text(getattr(given, what) or "", what)
+    if given.json and given.run == "-":
+        raise UserError("--json and --run - both write to standard output; give one of them, or --run FILE")
+    _refuse_empty(given.pipeline)
     if given.query is not None:
-        with open_index(given.directory) as index:
+        with open_index(given.directory) as index, _naming_the_option(given.pipeline):
             stage = index.pipeline(given.pipeline, filter=given.filter) % (given.k or 10)
             _search_one(index, stage, given.query, given.json)
         return
@@ -54,9 +67,31 @@ def search(given: Namespace) -> None:
 
     queries = read_queries(given.queries)
     threads = given.threads or os.cpu_count() or 1
-    with open_index(given.directory) as index:
+    with open_index(given.directory) as index, _naming_the_option(given.pipeline):
         stage = index.pipeline(given.pipeline, filter=given.filter, threads=threads) % (given.k or _DEEP)
+        note_compiling()
         _search_file(stage, queries, given.run, given.json)
+
+
+def _refuse_empty(pipeline: str | None) -> None:
+    if pipeline is not None and not pipeline.strip():
+        raise UserError("--pipeline is empty; name stages, such as 'bm25 % 100', or leave it out")
+
+
+@contextmanager
+def _naming_the_option(pipeline: str | None) -> Iterator[None]:
+    """Adds how a pipeline is named here to the error that asks for one."""
+    try:
+        yield
+    except CompositionError as error:
+        if pipeline is not None:
+            raise
+        raise CompositionError(f"{error}, with --pipeline") from None
+
+
+def _without_terms(index: Index, query: str) -> bool:
+    """Whether no representation sees a term in the query."""
+    return not any(index.spans(query, name) for name in index.representations)
 
 
 def _search_one(index: Index, stage: Stage, query: str, json: bool) -> None:
@@ -81,6 +116,9 @@ def _search_one(index: Index, stage: Stage, query: str, json: bool) -> None:
         write_json({"query": query, "results": found, "timing_ms": timing(run.trace, total)})
         return
     show(index, query, hits, documents)
+    if not hits and _without_terms(index, query):
+        note(_NO_TERM)
+        return
     note(f"{len(hits)} of {len(index):,} documents in {total * 1000:.1f} ms")
 
 
@@ -118,7 +156,10 @@ def _search_file(stage: Stage, queries: list[Query], out: str, json: bool) -> No
             progress.update(len(group))
     total = perf_counter() - start
     run = joined(runs)
-    write_run(run, out)
+    if out == "-":
+        _print_run(run)
+    else:
+        write_run(run, out)
     if json:
         trace = [step for part in runs for step in part.trace]
         write_json(
@@ -126,7 +167,23 @@ def _search_file(stage: Stage, queries: list[Query], out: str, json: bool) -> No
         )
     else:
         rate = len(run) / total if total else 0.0
-        note(f"{out}: {len(run.docs):,} hits of {len(run):,} queries in {total:.2f} s, {rate:,.0f} queries/s")
+        name = "standard output" if out == "-" else out
+        note(
+            f"{name}: {len(run.docs):,} hits of {len(run):,} queries in {total:.2f} s, {rate:,.0f} queries/s"
+        )
+
+
+def _print_run(run: Run) -> None:
+    """The lines of a run on stdout, wherever that leads."""
+    import tempfile
+
+    from retrieval.data.runs import write_run
+
+    with tempfile.TemporaryDirectory(prefix="retrieve-run-") as folder:
+        path = os.path.join(folder, "run.trec")
+        write_run(run, path)
+        with open(path, encoding="utf-8") as lines:
+            sys.stdout.writelines(lines)
 
 
 def joined(runs: Sequence[Run]) -> Run:
@@ -157,16 +214,22 @@ def explain(given: Namespace) -> None:
     """Why a document has its rank and score: each stage, and what each query term contributes."""
     for what in ("query", "doc", "pipeline"):
         valid_text(getattr(given, what) or "", what)
-    with open_index(given.directory) as index:
+    _refuse_empty(given.pipeline)
+    with open_index(given.directory) as index, _naming_the_option(given.pipeline):
         facts = index.explain(given.query, given.doc, pipeline=given.pipeline)
+        without_terms = _without_terms(index, given.query)
     if given.json:
         write_json(facts)
         return
     from retrieval.render import printable
 
-    rank = facts["rank"]
-    place = f"rank {rank}" if rank is not None else "not among the documents returned"
-    print(printable(f"{facts['id']}: {place} of {facts['pipeline']}"))
+    rank, pipeline = facts["rank"], facts["pipeline"]
+    place = (
+        f"not among the documents that {pipeline} returns" if rank is None else f"rank {rank} of {pipeline}"
+    )
+    print(printable(f"{facts['id']}: {place}"))
+    if without_terms:
+        print(_NO_TERM)
     for stage in facts["stages"]:
         print("\n".join(["", *_stage_lines(stage)]))
 
@@ -174,7 +237,7 @@ def explain(given: Namespace) -> None:
 def _stage_lines(stage: dict[str, Any]) -> list[str]:
     from retrieval.render import columns, printable
 
-    place = f"rank {stage['rank']}" if stage["rank"] is not None else "not among the documents returned"
+    place = f"rank {stage['rank']}" if stage["rank"] is not None else "not among those that it returns"
     head = printable(f"{stage['representation']}: score {stage['score']:.4f}, {place}")
     heads = ("term", "contribution", "value", "weight", "documents")
     rows = [

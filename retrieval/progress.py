@@ -35,6 +35,7 @@ class Progress:
         self._redraw = self._stream.isatty()
         self._pause = 0.1 if self._redraw else interval
         self._shown = False
+        self._told = -1  # what `done` was in the line shown last
 
     def __enter__(self) -> Progress:
         self._start = self._last = monotonic()
@@ -43,7 +44,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._shown:
+        if self._shown and (self._redraw or self.done != self._told):
             self._show(monotonic(), last=True)
 
     def update(self, count: int = 1) -> None:
@@ -72,7 +73,7 @@ class Progress:
         self._last = now
         if self._quiet:
             return
-        self._shown = True
+        self._shown, self._told = True, self.done
         line = self.line(now - self._start)
         try:
             if self._redraw:

@@ -97,8 +97,8 @@ class Snapshot:
     """One generation of an index, which stays whole for as long as it is held, whatever writers do.
 
     path, generation, uuid; commit: the JSON of COMMIT, not to be changed. Arrays are read-only: of the
-    bytes that were verified (files below SMALL), or maps of the descriptors that were. A larger file takes one
-    descriptor, its own until it is mapped and the map's from then on. Safe to share among threads.
+    bytes that were verified (files below SMALL), or maps of the descriptors that were. A larger file takes
+    one descriptor, its own until it is mapped and the map's from then on. Safe to share among threads.
     """
 
     def __init__(self, path: str, commit: dict[str, Any], *, full: bool = False) -> None:
@@ -231,7 +231,7 @@ class Snapshot:
             raise self._damaged(name, "it does not hold JSON") from None
 
     def array(self, name: str) -> NDArray[Any]:
-        """A .npy file as a read-only array, mapped if it is large. Object arrays and sizes that do not fit are refused."""
+        """A .npy file as a read-only array. Object arrays and sizes that do not fit are refused."""
         array = self._arrays.get(name)
         if array is None:
             array = self._arrays[name] = self._as_array(name)

@@ -110,12 +110,22 @@ def test_failures_are_errors_of_the_tree(register: Any) -> None:
         list(open_corpus("tests/net"))
     with pytest.raises(UserError, match="ir_datasets could not give 'tests/net': All sources failed"):
         read_queries("tests/net")
+    with pytest.raises(UnknownName, match=r"^no such file or folder: 'nofile'; .* retrieve data list$"):
+        read_qrels("nofile")
     with pytest.raises(UnknownName, match="tests/nett"):
         read_qrels("tests/nett")
 
 
 def test_what_looks_like_an_id() -> None:
-    assert all(map(looks_like_id, ["msmarco-passage", "beir/scifact/test", "msmarco-passage/trec-dl-2019"]))
+    assert all(
+        map(
+            looks_like_id,
+            ["msmarco-passage", "argsme/1.0", "beir/scifact/test", "msmarco-passage/trec-dl-2019"],
+        )
+    )
     assert not any(
-        map(looks_like_id, ["", "c.jsonl", "a/b.tsv.gz", "./x", "/x", "x/", "a b", "../x", "x@test"])
+        map(
+            looks_like_id,
+            ["", "c.jsonl", "a/b.tsv.gz", "./x", "/x", "x/", "a b", "../x", "x@test", "a/notes.md"],
+        )
     )

@@ -288,3 +288,58 @@ def test_bm25_on_real_collections(tmp_path: Path, collections: Path, name: str, 
     run = (index.bm25() % 1000)(read_queries(source))
     found = evaluate(run, read_qrels(source), ["nDCG@10"])
     assert found.means["nDCG@10"] == pytest.approx(expected, abs=0.01)
+
+
+def test_many_versions_of_an_id_in_one_transaction(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index")
+    for version in range(5):
+        index.add(
+            [{"id": "x", "text": f"version v{version}"}, {"id": f"y{version}", "text": "other"}], update=True
+        )
+    index.delete("x")
+    index.add([{"id": "x", "text": "the last one"}])
+    index.commit()
+    assert len(index) == 6
+    assert [hit.doc_id for hit in index.search("last version")] == ["x"]
+    assert index.document("x").text == "the last one"
+
+
+def test_what_another_process_committed_is_kept(tmp_path: Path) -> None:
+    index = build(tmp_path / "index", [Document("a", "one"), Document("b", "two")])
+    other = Index.open(tmp_path / "index")
+    other.add_representation("second=bm25")
+    index.merge()
+    assert list(index.representations) == ["bm25", "second"]
+    with pytest.raises(UserError, match="'second' already"):
+        Index.open(tmp_path / "index").add_representation("second=bm25")
+
+
+def test_refused_changes_leave_nothing_behind(tmp_path: Path) -> None:
+    index = build(tmp_path / "index", [Document("a", "one")])
+    with pytest.raises(UserError):
+        index.delete("nope")
+    other = Index.open(tmp_path / "index")
+    other.add([Document("b", "two")])  # the lock is free
+    with pytest.raises(UserError, match="commit"):
+        other.merge(compact=True)
+    other.commit()
+    assert not other.representations["bm25"]["compact"]
+    assert other.search("two", 10**30)[0].doc_id == "b"
+
+
+def test_texts_are_numbered_on(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index")
+    index.add(["first"])
+    index.add(["second"])
+    index.commit()
+    index.delete("1")
+    index.commit()
+    index.merge()
+    index.add(["third"])
+    index.commit()
+    assert [index.search(word)[0].doc_id for word in ("second", "third")] == ["2", "3"]
+    for wrong in ("solar wind", {"id": "a", "text": "x"}, Document("a", "x"), 5, None):
+        with pytest.raises(UserError, match="list"):
+            index.add(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="metadata"):
+        index.add([{"id": "a", "text": "x", "metadata": 5}])

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retrieval import UnknownName, UserError
+
 ALGORITHMS = ("maxscore", "exhaustive", "portable")
 SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -197,3 +199,25 @@ def test_batches_and_threads_change_nothing(tools: Any, large: Any) -> None:
             mine = slice(offsets[i], offsets[i + 1])
             assert docs[mine].tolist() == some_docs.tolist()
             assert scores[mine].tolist() == some_scores.tolist()
+
+
+def test_a_float32_tie_is_not_pruned(tools: Any, tmp_path: Path) -> None:
+    docs = [{"t0": 255, "t1": 1}, {"t0": 255, "t1": 2}, {"t0": 254}]
+    postings = tools.impact_postings(docs, tmp_path)
+    rng = random.Random(2)
+    for _ in range(500):
+        query = {"t0": rng.uniform(1, 2), "t1": rng.uniform(1e-9, 1e-7)}
+        for k in (1, 2):
+            wanted = found(tools.impact_searcher(postings, [2, 1, 0]), query, k, "exhaustive")
+            assert found(tools.impact_searcher(postings, [2, 1, 0]), query, k, "maxscore") == wanted
+            assert found(tools.impact_searcher(postings, [2, 1, 0]), query, k, "portable") == wanted
+
+
+def test_weights_that_are_no_numbers_are_refused(tools: Any, tmp_path: Path) -> None:
+    searcher = tools.impact_searcher(tools.impact_postings([{"t0": 1}], tmp_path), [0])
+    for weight in (float("nan"), float("inf"), 1e308):
+        with pytest.raises(UserError, match="weight"):
+            searcher.search([{"t0": weight}], 1)
+    assert found(searcher, {"t0": 1e-320}, 1, "maxscore") == found(searcher, {"t0": 1e-320}, 1, "portable")
+    with pytest.raises(UnknownName, match="did you mean 'maxscore'"):
+        searcher.search([{"t0": 1.0}], 1, algorithm="maxscor")

@@ -176,6 +176,25 @@ def test_a_rollback_can_be_undone(tmp_path: Path) -> None:
     assert check(path)["generation"] == 5
 
 
+def test_what_check_advises(tmp_path: Path) -> None:
+    """Rolling back, only where that brings documents back."""
+    path = tmp_path / "i"
+    add(path, ["a"])
+    for advice in (
+        "or index the corpus again with --overwrite$",
+        "or go back one commit with .*--rollback`$",
+    ):
+        (victim,) = [p for p in path.glob("seg-*/ids.bin") if p.parent.name in Store.open(path).parts()][-1:]
+        whole = victim.read_bytes()
+        victim.write_bytes(bytes([whole[0] ^ 4]) + whole[1:])
+        with pytest.raises(CorruptIndex, match=advice):
+            check(path)
+        victim.write_bytes(whole)
+        with Store.writer(path) as writer:
+            writer.commit({"segments": []})
+        add(path, ["a"])
+
+
 def test_rollback_without_a_way_back(tmp_path: Path) -> None:
     path = tmp_path / "i"
     add(path, ["a"])

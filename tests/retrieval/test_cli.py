@@ -102,7 +102,8 @@ def test_index_options(call: Call, corpus: Path, tmp_path: Path) -> None:
         "one": (True, "words"),
         "two": (True, "words"),
     }
-    call("search", path, "wind").failed(2, "one, two")
+    call("search", path, "wind").failed(2, "one, two; name a pipeline, e.g. 'one', with --pipeline")
+    call("explain", path, "wind", "--doc", "d1").failed(2, ", with --pipeline")
     assert len(call("search", path, "wind", "--pipeline", "two", "--json").json["results"]) == 2
 
 
@@ -151,6 +152,10 @@ def test_search_options(call: Call, index: Path) -> None:
         (["wind", "--run", "r.trec"], "belong together"),
         (["wind", "-k", "0"], "whole number from 1"),
         (["wind", "-k", "ten"], "whole number from 1"),
+        (["wind", "-k", "2147483647"], "from 1 to 999999999"),
+        (["wind", "--pipeline", ""], "--pipeline is empty"),
+        (["--queries", "q.tsv", "--run", "-", "--json"], "both write to standard output"),
+        (["--queries", "nofile", "--run", "r.trec"], "error: no such file or folder: 'nofile'"),
         (["wind", "power"], "unexpected argument 'power'"),
         (["wind", "--filter", "yeer = 1"], "did you mean 'year'?"),
         (["wind", "--filter", "year ="], ""),
@@ -164,6 +169,22 @@ def test_search_options(call: Call, index: Path) -> None:
 )
 def test_search_refuses(call: Call, index: Path, arguments: list[str], message: str) -> None:
     call("search", index, *arguments).failed(2, message)
+
+
+@pytest.mark.parametrize("query", ["", "the of", "\U0001f600", "?!"])
+def test_a_query_without_terms(call: Call, index: Path, query: str) -> None:
+    done = call("search", index, query)
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith("no word of the query is left after analysis: stop words and punctuation")
+    assert call("search", index, "zebra").err.startswith("0 of 4 documents")
+
+
+def test_a_run_on_standard_output(call: Call, index: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text("q1\tsun star\nq2\twind\n")
+    assert call("search", index, "--queries", tmp_path / "q.tsv", "--run", tmp_path / "r").code == 0
+    done = call("search", index, "--queries", tmp_path / "q.tsv", "--run", "-")
+    assert done.out == (tmp_path / "r").read_text()
+    assert done.err.startswith("standard output: ")
 
 
 def test_queries_into_a_run(call: Call, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +268,11 @@ def test_explain(call: Call, index: Path) -> None:
     text = call("explain", index, "solar wind", "--doc", "d1").out
     assert text.startswith("d1: rank 1 of bm25\n\nbm25: score ")
     assert text.splitlines()[3].split() == ["term", "contribution", "value", "weight", "documents"]
-    assert "not among" in call("explain", index, "solar", "--doc", "d2").out
+    absent = call("explain", index, "solar", "--doc", "d2").out
+    assert absent.startswith("d2: not among the documents that bm25 returns\n")
+    assert "\nno word of the query is left after analysis" in call("explain", index, "the", "--doc", "d2").out
+    assert "left after analysis" not in absent
+    call("explain", index, "solar", "--doc", "d1", "--pipeline", " ").failed(2, "--pipeline is empty")
     call("explain", index, "solar", "--doc", "d0").failed(2, "no document 'd0'")
     call("explain", index, "solar").failed(2, "--doc")
 

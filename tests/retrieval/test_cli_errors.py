@@ -5,17 +5,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from retrieval import cli, cli_doctor
+import retrieval.index
+from retrieval import cli, cli_doctor, cli_interrupt
+from retrieval.cli_common import note_compiling
+from retrieval.data import lines as lines_module
 from retrieval.errors import CorruptIndex, Locked, StorageError, UserError
+from retrieval.index.index import Index
+from retrieval.index.writer import Writer
 
 Call = Callable[..., Any]
 Write = Callable[[Path, list[Any]], Path]
@@ -32,7 +39,7 @@ Write = Callable[[Path, list[Any]], Path]
         (Locked("busy"), 4, "error: busy\n"),
         (StorageError("full"), 5, "error: full\n"),
         (MemoryError(), 5, "error: out of memory"),
-        (OSError(28, "No space left on device"), 5, "error: cannot write 'the output': no space left"),
+        (OSError(28, "No space left on device"), 5, "error: cannot write to standard output: no space left"),
         (PermissionError(13, "Permission denied", "/x"), 2, "error: cannot use '/x': permission denied"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(32, "Broken pipe"), 0, ""),
@@ -63,7 +70,12 @@ def test_every_error_has_its_exit_code(
     ("arguments", "message"),
     [
         (["serch"], "unknown command 'serch'; did you mean 'search'? See: retrieve --help"),
+        (["xyz"], f"unknown command 'xyz'; known: {', '.join(cli.VERBS)}. See: retrieve --help"),
         (["search", "absent", "wind"], "no index at 'absent'"),
+        (["search", "corpus.jsonl", "wind"], "'corpus.jsonl' is a file, not an index"),
+        (["check", "corpus.jsonl"], "'corpus.jsonl' is a file, not an index"),
+        (["index"], "CORPUS and --out DIR are missing"),
+        (["index", "--out", "i"], "CORPUS is missing"),
         (["check", "."], ""),
         (["index", "absent.jsonl", "--out", "i"], "absent.jsonl"),
         (["index", "corpus.jsonl"], "--out"),
@@ -105,7 +117,10 @@ def test_every_verb_explains_itself(call: Call, verb: str) -> None:
 
 
 def test_overviews(call: Call) -> None:
-    assert call().out == call("--help").out == call("-h").out
+    assert call().out == call("--help").out == call("-h").out == call("help").out
+    assert call("help", "data", "show").out == call("data", "show", "--help").out
+    assert call("help", "data").out == call("data").out
+    assert "impacts:FILE" in call("index", "--help").out
     assert "retrieve data sample" in call("data").out
     assert "retrieve search" not in call("data").out
     assert call("--version").out.startswith("retrieve ")
@@ -162,7 +177,7 @@ def test_output_on_a_full_disk(root: Path, index: Path) -> None:
         process = retrieve(root, "search", index, "wind", "--json", stdout=full)
         error = process.communicate()[1]
     assert process.returncode == 5
-    assert error.startswith("error: cannot write 'the output'")
+    assert error.startswith("error: cannot write to standard output")
     assert "Exception ignored" not in error
 
 
@@ -173,6 +188,81 @@ def test_interrupt(root: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate()
     assert (process.returncode, error) == (130, "interrupted\n")
+
+
+def test_streams_that_are_closed(root: Path, index: Path) -> None:
+    for verb, closed in (("doctor", ">&-"), ("check .", "2>&-"), ("search nowhere x", ">&- 2>&-")):
+        line = f"{shlex.quote(sys.executable)} -m retrieval {verb} {closed}"
+        done = subprocess.run(["sh", "-c", line], cwd=root, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0 if verb == "doctor" else 2, "", "")
+
+
+def test_ctrl_c_waits_for_the_end_of_a_batch(call: Call, corpus: Path, tmp_path: Path) -> None:
+    """Pressed within a batch (as in compiled code), nothing is raised there, but before the commit."""
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def add(writer: Writer, batch: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        seen.append(len(batch))  # the handler has run, and has not raised
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "add", add)
+        done = call("index", corpus, "--out", tmp_path / "i")
+    assert (done.code, done.out, done.err, seen) == (130, "", "interrupted\n", [4])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert call("index", corpus, "--out", tmp_path / "i").code == 0
+
+
+def test_ctrl_c_after_the_last_batch(call: Call, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed by then is said, and the code is that of an interruption all the same."""
+    real = Index._open_newest
+
+    def pressed(self: Index) -> None:
+        signal.raise_signal(signal.SIGINT)
+        real(self)
+
+    monkeypatch.setattr(Index, "_open_newest", pressed)
+    done = call("merge", index)
+    assert (done.code, done.json, done.err) == (130, {"committed": 4, "generation": 2}, "interrupted\n")
+
+
+def test_ctrl_c_while_reading_and_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    place = str(Path(lines_module.__file__))
+    reading = types.FunctionType(lines.__code__.replace(co_filename=place), {"signal": signal})
+    with pytest.raises(KeyboardInterrupt), cli_interrupt.interrupts():
+        reading()
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(os, "write", lambda *_: 0)
+    with pytest.raises(KeyboardInterrupt), cli_interrupt.interrupts() as stop:
+        lines()
+        assert codes == []
+        lines()
+        assert codes == [130]
+        stop.check()
+        pytest.fail("not heeded")
+
+
+def test_what_compiles_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    (tmp_path / "index").mkdir()
+    monkeypatch.setattr(retrieval.index, "__file__", str(tmp_path / "index" / "__init__.py"))
+    note_compiling()
+    assert capsys.readouterr().err == ""  # nobody is there to read it
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    note_compiling()
+    assert capsys.readouterr().err == "compiling for this machine, once (about 20 s)\n"
+    (tmp_path / "index_0a").mkdir()
+    (tmp_path / "index_0a" / "kernels.add-1.py311.nbi").touch()
+    note_compiling()
+    assert capsys.readouterr().err == ""
 
 
 def test_json_on_a_narrow_terminal_encoding(root: Path, tmp_path: Path, call: Call, write: Write) -> None:

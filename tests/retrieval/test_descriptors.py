@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from retrieval import snapshot
-from retrieval.artefact import Store
+from retrieval.artefact import Snapshot, Store
 
 # 40 commits of two dozen files each were 1,000 descriptors and more; the writer holds two generations.
 _MANY_COMMITS = """
@@ -53,10 +55,8 @@ def descriptors(under: Path) -> int:
     """How many descriptors of this process lead to files below a directory."""
     count = 0
     for fd in os.listdir("/proc/self/fd"):
-        try:
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
             count += os.readlink(f"/proc/self/fd/{fd}").startswith(f"{under}/seg-")
-        except FileNotFoundError:  # the listing's own
-            pass
     return count
 
 
@@ -90,16 +90,11 @@ def test_threads_map_a_file_once(tmp_path: Path) -> None:
     for _ in range(50):
         with Store.open(tmp_path) as opened:
             barrier = threading.Barrier(8)
-            seen: list[object] = []
 
-            def read(opened: snapshot.Snapshot = opened, barrier: threading.Barrier = barrier) -> None:
+            def read(_: int, opened: Snapshot = opened, barrier: threading.Barrier = barrier) -> memoryview:
                 barrier.wait()
-                seen.append(opened.bytes(large).obj)  # noqa: B023
+                return opened.bytes(large)
 
-            threads = [threading.Thread(target=read) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert len(seen) == 8
-            assert len({id(each) for each in seen}) == 1
+            with ThreadPoolExecutor(8) as pool:  # passes on what a thread raises
+                seen = list(pool.map(read, range(8)))
+            assert len({id(each.obj) for each in seen}) == 1

@@ -35,6 +35,14 @@ def test_plain_lines_come_every_few_seconds_with_rate_and_time_left(clock: list[
     assert len(lines) == 3
 
 
+def test_the_last_plain_line_comes_once(clock: list[float]) -> None:
+    out = io.StringIO()
+    with Progress("indexing", 100, stream=out) as bar:
+        clock[0] += 10.0
+        bar.update(100)
+    assert out.getvalue() == "indexing: 100 of 100, 10/s, 10 s in all\n"
+
+
 def test_short_work_off_a_terminal_is_silent(clock: list[float]) -> None:
     out = io.StringIO()
     with Progress("indexing", stream=out) as bar:
