@@ -1,4 +1,4 @@
-"""Whether the files of a part of inverted lists fit each other: its checksums may be right and its numbers hostile.
+"""Whether the files of a part of lists fit each other: its checksums may be right and its numbers hostile.
 
 Compiled code reads these arrays without bounds checks, so every number that becomes an index is checked
 before: here what takes a few milliseconds at the first use of a part, in postings.py and packing.py what
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 PADDING = 8  # bytes behind the last packed list, which decoding may touch
 _MOST_DOCUMENTS = 2**31 - 1
+_BLOCK = 1 << 20  # postings looked at together
 
 
 def corrupt(part: str, file: str, problem: str) -> CorruptIndex:
@@ -198,17 +199,20 @@ def check_written_out(postings: Postings, lists: Lists, entries: slice) -> None:
     """
     if not len(lists.docs):
         return
+    docs, values = lists.docs, lists.values
     chunk = lists.dir_chunk[entries]
     ends = np.cumsum(lists.dir_count[entries], dtype=np.int64) + np.arange(1, len(chunk) + 1)
-    rising = lists.docs[1:] > lists.docs[:-1]
-    rising[ends[:-1] - 1] = True
-    room = postings.documents - (chunk.astype(np.int64) << 16)
-    if not rising.all() or (lists.docs[ends - 1] >= room).any():
-        raise corrupt(postings.part, "docs.npy", "does not ascend within the documents of the segment")
+    ordered = not (docs[ends - 1] >= postings.documents - (chunk.astype(np.int64) << 16)).any()
     file = "packed.npy" if postings.compact else "values.npy"
-    if not lists.values.all():
-        raise corrupt(postings.part, file, "holds a posting without a value")
-    if not postings.weighted:
-        large = np.flatnonzero(lists.values == 255)
-        if not np.array_equal(large, lists.big_place):
+    for start in range(0, len(docs), _BLOCK):
+        here = docs[start : start + _BLOCK + 1]
+        falls = np.flatnonzero(here[1:] <= here[:-1]) + (start + 1)  # only where another entry begins
+        ordered = ordered and np.array_equal(ends[np.searchsorted(ends, falls)], falls)
+        large = np.flatnonzero(values[start : start + _BLOCK] == 255) + start
+        lo, hi = np.searchsorted(lists.big_place, [start, start + _BLOCK])
+        if not postings.weighted and not np.array_equal(large, lists.big_place[lo:hi]):
             raise corrupt(postings.part, "big_place.npy", f"does not hold the large frequencies of {file}")
+    if not ordered:
+        raise corrupt(postings.part, "docs.npy", "does not ascend within the documents of the segment")
+    if not values.all():
+        raise corrupt(postings.part, file, "holds a posting without a value")

@@ -56,6 +56,20 @@ def rescore_rows(ends, terms, values, wanted, numbers, weights, dense, sums):
 
 
 @jit()
+def row_lengths(docs, dir_chunk, dir_count, first, dir_first, dir_last, documents):
+    """In how many of the lists each document stands, int64[documents]."""
+    counts = np.zeros(documents, np.int64)
+    for t in range(len(first)):
+        p = first[t]
+        for entry in range(dir_first[t], dir_last[t]):
+            base = np.int64(dir_chunk[entry]) << 16
+            for _ in range(np.int64(dir_count[entry]) + 1):
+                counts[base + np.int64(docs[p])] += 1
+                p += 1
+    return counts
+
+
+@jit()
 def transpose_lists(docs, values, dir_chunk, dir_count, first, dir_first, dir_last, documents):
     """All lists by document: (ends int64[documents + 1], terms uint32[P], values uint8[P]).
 

@@ -50,8 +50,8 @@ def search(
     (list_files.py).
     big_place, big_tf: the postings whose frequency does not fit, ascending, and their frequencies.
     dir_*: one entry a (term, chunk): chunk uint16, count - 1 uint16, bound uint8.
-    width > 0: BM25 with table float32[rows * width] (row tf), norms float32[width], code[documents];
-    width 0: impacts.
+    width > 0: BM25 with table float32[rows * width] (row tf), norms float32[width], code, an entry a document
+    and up to the end of the last chunk; width 0: impacts. rank[documents].
     term_*: per query term first posting, directory range. q float32, q_int int32: fixed-point query weights.
     bound_scale float32: what one unit of a bound is worth, as a share of q.
     threshold: only documents that reach it are wanted. accumulator int32[65536], zero on entry and on exit;
@@ -183,7 +183,7 @@ def search(
             if total_int < threshold:
                 continue
             doc = base + np.int64(open_docs[c])
-            if len(alive) > 0 and alive[doc] == 0:
+            if doc >= len(rank) or (len(alive) > 0 and alive[doc] == 0):  # no such document: damaged lists
                 continue
             key = make_key(np.float32(total_int), rank[doc])
             if key <= min_key:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retrieval.index.consistency import corrupt
+
 if TYPE_CHECKING:
     from retrieval.part import Part
     from retrieval.snapshot import PartSource
@@ -27,6 +29,7 @@ class Lexicon:
     """Term -> number of one segment."""
 
     def __init__(self, snapshot: PartSource, part: str) -> None:
+        self._part = part
         self._blob = snapshot.bytes(f"{part}/terms.bin")
         self._ends = snapshot.array(f"{part}/terms_ptr.npy")
         self._sorted = snapshot.array(f"{part}/terms_sorted.npy")
@@ -35,11 +38,19 @@ class Lexicon:
     def __len__(self) -> int:
         return len(self._sorted)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all terms."""
+        return len(self._blob)
+
     def _bytes(self, number: int) -> bytes:
         return bytes(self._blob[int(self._ends[number]) : int(self._ends[number + 1])])
 
     def __getitem__(self, number: int) -> str:
-        return self._bytes(number).decode("utf-8", "surrogatepass")
+        try:
+            return self._bytes(number).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise corrupt(self._part, "terms.bin", f"does not hold UTF-8 at term {number}") from None
 
     def __iter__(self) -> Iterator[str]:
         return (self[number] for number in range(len(self)))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import UserError
+from retrieval.index.consistency import corrupt
 from retrieval.index.documents import DocumentsWriter
-from retrieval.index.forward import document_rows
 from retrieval.index.list_files import CHUNK
 from retrieval.index.partfiles import PartFiles
 from retrieval.index.postings import Postings
@@ -92,6 +92,9 @@ def _merge_lists(
     """One representation's lists of all segments, without deleted documents."""
     sources = [(segment, segment.postings(name)) for segment in view.segments]
     weighted = sources[0][1].weighted
+    for _, postings in sources:
+        if postings.weighted != weighted:
+            raise corrupt(postings.part, "facts.json", "differs from other segments in what values are")
     writer = PostingsWriter(transaction.scratch(), memory // 2, weighted=weighted)
     terms: dict[str, int] = {}
     orders: list[NDArray[np.int64]] = []
@@ -101,6 +104,8 @@ def _merge_lists(
         numbers = np.fromiter(
             (terms.setdefault(term, len(terms)) for term in postings.lexicon), np.int64, len(postings.lexicon)
         )
+        if len(np.unique(numbers)) != len(numbers):
+            raise corrupt(postings.part, "terms.bin", "holds a term twice")
         orders.append(_append(writer, segment, postings, numbers) + done)
         done += segment.documents - segment.deleted
     order = np.concatenate(orders).astype(np.int32) if reordered else None
@@ -121,6 +126,7 @@ def _append(
 
     Returns the new ordinal (within the segment's) of each, in list order.
     """
+    from retrieval.index.forward import row_lengths
     from retrieval.index.invert import cut_run
 
     alive = segment.alive == 1 if segment.deleted else np.ones(segment.documents, bool)
@@ -133,7 +139,13 @@ def _append(
     lists, places = postings.whole()
     at, entry, last = places.first.copy(), places.dir_first.copy(), places.dir_last
     sequence = np.argsort(numbers, kind="stable")
-    lengths = postings.lengths[postings.codes] if not postings.weighted else _row_lengths(postings)
+    if postings.weighted:
+        lengths = row_lengths(
+            lists.docs, lists.dir_chunk, lists.dir_count, places.first, places.dir_first, last,
+            segment.documents,
+        )  # fmt: skip
+    else:
+        lengths = postings.lengths[postings.codes]
     for chunk in range(-(-segment.documents // CHUNK)):
         mine = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, segment.documents))
         wanted = target[mine][alive[mine]]
@@ -158,10 +170,3 @@ def _advance(lists: Any, at: Array, entry: Array, last: Array, chunk: int) -> No
     here = here[lists.dir_chunk[entry[here]] == chunk]
     at[here] += lists.dir_count[entry[here]].astype(np.int64) + 1
     entry[here] += 1
-
-
-def _row_lengths(postings: Postings) -> NDArray[np.int64]:
-    """Terms of each document, by document number in the lists."""
-    if postings.facts["forward"]:
-        return np.diff(postings.rows[0])
-    return np.diff(document_rows(postings)[0])

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.index.consistency import PADDING
 from retrieval.index.jit import jit
 
 if TYPE_CHECKING:
     from retrieval.part import Part
 
 BLOCK = 64
-PADDING = 8  # bytes that may be read past the last block
 _MAX_GAP_BITS = 27
 
 
@@ -107,26 +107,37 @@ def _get(data, first, bit):
 
 
 @jit()
-def unpack_list(data, at, n, docs, values, dir_chunk, dir_count):
+def unpack_list(data, at, n, documents, docs, values, dir_chunk, dir_count):
     """Decodes the n postings that begin at byte `at` into docs uint16[n] and values uint8[n].
 
-    Returns the number of directory entries.
+    Returns the number of directory entries, or -1 for data that no list of so many documents has.
     """
+    end = np.int64(len(data)) - PADDING
+    if at < 0 or n > len(docs) or n > len(values):
+        return -1
     doc = np.int64(-1)
     chunk = np.int64(-1)
     entries = 0
     count = np.int64(0)
     i = np.int64(0)
     while i < n:
+        if at >= end:
+            return -1
         block = min(np.int64(BLOCK), n - i)
         gap_bits = np.int64(data[at]) // 9
         rest_bits = np.int64(data[at]) - gap_bits * 9
         at += 1
+        if gap_bits > _MAX_GAP_BITS:
+            return -1
+        if at + ((block * gap_bits + 7) >> 3) + ((block * rest_bits + 7) >> 3) > end:
+            return -1
         mask = (np.uint64(1) << np.uint64(gap_bits)) - np.uint64(1)
         for j in range(block):
             doc += np.int64(_get(data, at, j * gap_bits) & mask) + 1
             docs[i + j] = np.uint16(doc & 65535)
             if doc >> 16 != chunk:
+                if entries == len(dir_chunk):
+                    return -1
                 if chunk >= 0:
                     dir_count[entries - 1] = np.uint16(count - 1)
                 chunk = doc >> 16
@@ -134,10 +145,16 @@ def unpack_list(data, at, n, docs, values, dir_chunk, dir_count):
                 entries += 1
                 count = np.int64(0)
             count += 1
+        if doc >= documents:
+            return -1
         at += (block * gap_bits + 7) >> 3
         mask = (np.uint64(1) << np.uint64(rest_bits)) - np.uint64(1)
         for j in range(block):
             values[i + j] = np.uint8((_get(data, at, j * rest_bits) & mask) + np.uint64(1))
+        if rest_bits == 8:
+            for j in range(block):
+                if values[i + j] == 0:  # 256, which no value is
+                    return -1
         at += (block * rest_bits + 7) >> 3
         i += block
     if entries > 0:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.index.consistency import check_facts, check_rows, check_written_out, corrupt
 from retrieval.index.lexicon import Lexicon
 from retrieval.index.list_files import CHUNK, DENSE, DENSE_PLACE
 
@@ -44,12 +45,16 @@ class Places(NamedTuple):
 
 
 class Postings:
-    """One segment's inverted lists. Files: docs/format.md."""
+    """One segment's inverted lists. Files: docs/format.md.
+
+    What comes from a commit must pass check_lists (consistency.py) before it is read: the compiled code that
+    takes these arrays has no bounds checks.
+    """
 
     def __init__(self, snapshot: PartSource, part: str) -> None:
         self.part = part
         self._snapshot = snapshot
-        self.facts: dict[str, Any] = snapshot.json(f"{part}/facts.json")
+        self.facts: dict[str, Any] = check_facts(snapshot.json(f"{part}/facts.json"), part)
         self.documents: int = self.facts["documents"]
         self.tokens: int = self.facts["tokens"]
         self.mean: float = self.facts["mean"]
@@ -59,16 +64,20 @@ class Postings:
         self.lexicon = Lexicon(snapshot, part)
         self._local = threading.local()
 
-    def _array(self, name: str, default: Any = None) -> Array:
-        path = f"{self.part}/{name}.npy"
-        if default is not None and path not in self._snapshot:
+    def has(self, name: str) -> bool:
+        """Whether the part has an array."""
+        return f"{self.part}/{name}.npy" in self._snapshot
+
+    def array(self, name: str, default: Any = None) -> Array:
+        """An array as it is on disk; an empty one of the type `default`, if given, where there is none."""
+        if default is not None and not self.has(name):
             return np.empty(0, default)
-        return self._snapshot.array(path)
+        return self._snapshot.array(f"{self.part}/{name}.npy")
 
     @cached_property
     def df(self) -> NDArray[np.uint32]:
         """Documents that hold each term, uint32[V]."""
-        return self._array("df")
+        return self.array("df")
 
     @cached_property
     def _begins(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -76,7 +85,7 @@ class Postings:
         listed = self.df.astype(np.int64)
         blocks = np.zeros(len(listed), np.int64)
         if not self.compact:
-            counts = self._array("dir_count")
+            counts = self.array("dir_count")
             entries = np.flatnonzero(counts >= DENSE[self.bits] - 1)
             terms = np.searchsorted(self.dir_ptr, entries, side="right") - 1
             np.subtract.at(listed, terms, counts[entries].astype(np.int64) + 1)
@@ -91,27 +100,33 @@ class Postings:
     @cached_property
     def kth(self) -> NDArray[np.uint8]:
         """Share of each term's 1st, 10th, 100th and 1000th best posting, rounded down, uint8[V, 4]."""
-        return self._array("kth")
+        return self.array("kth")
 
     @cached_property
     def peak(self) -> NDArray[np.uint8]:
         """Each term's largest bound, uint8[V]."""
-        return self._array("peak")
+        return self.array("peak")
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
         """The distinct document lengths, ascending."""
-        return self._array("lengths", np.int32)
+        return self.array("lengths", np.int32)
 
     @cached_property
     def codes(self) -> Array:
         """Each document's place in `lengths`."""
-        return self._array("codes", np.uint16)
+        return self.array("codes", np.uint16)
+
+    @cached_property
+    def padded_codes(self) -> Array:
+        """The codes, and 0 up to the end of the last chunk: a list may name any document of a chunk."""
+        missing = -len(self.codes) % CHUNK
+        return np.append(self.codes, np.zeros(missing, self.codes.dtype)) if missing else self.codes
 
     @cached_property
     def order(self) -> NDArray[np.int32]:
         """Document number in the lists -> ordinal in the segment; empty where they are the same."""
-        return self._array("order", np.int32)
+        return self.array("order", np.int32)
 
     @cached_property
     def places(self) -> NDArray[np.int32]:
@@ -123,7 +138,7 @@ class Postings:
     @cached_property
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]]:
         """The forward view: (row ends int64[n + 1], term numbers, values), by document number in lists."""
-        return self._array("row_ends"), self._array("row_terms"), self._array("row_values")
+        return check_rows(self)
 
     def dense(self) -> NDArray[np.int32]:
         """This thread's table of query weights by term number, all zero."""
@@ -135,15 +150,15 @@ class Postings:
     @cached_property
     def _plain(self) -> Lists:
         return Lists(
-            self._array("docs"), self._array("values"), self._array("big_place", np.int64),
-            self._array("big_tf", np.int32), self._array("dir_chunk"), self._array("dir_count"),
-            self._array("dir_bound"), self.bits, self._array("dense"), DENSE[self.bits],
+            self.array("docs"), self.array("values"), self.array("big_place", np.int64),
+            self.array("big_tf", np.int32), self.array("dir_chunk"), self.array("dir_count"),
+            self.array("dir_bound"), self.bits, self.array("dense"), DENSE[self.bits],
         )  # fmt: skip
 
     @cached_property
     def dir_ptr(self) -> Array:
         """Each term's first directory entry, uint32[V + 1] (plain form)."""
-        return self._array("dir_ptr")
+        return self.array("dir_ptr")
 
     def lists(self, numbers: Sequence[int]) -> tuple[Lists, Places]:
         """The lists, and where those of the terms `numbers` are."""
@@ -157,18 +172,23 @@ class Postings:
         )
 
     def whole(self, start: int = 0, end: int | None = None) -> tuple[Lists, Places]:
-        """lists() of terms start:end without dense blocks, with a byte a value (255 may stand for more)."""
+        """lists() of terms start:end without dense blocks, with a byte a value (255 may stand for more).
+
+        Reads all of their postings; raises CorruptIndex for what cannot be.
+        """
         end = len(self.df) if end is None else end
         lists, places = self.lists(range(start, end))
-        if self.compact:
-            return lists, places
-        return _expanded(lists, places, self.df[start:end].astype(np.int64))
+        if not self.compact:
+            lists, places = _expanded(lists, places, self.df[start:end].astype(np.int64), self.part)
+        if end > start:
+            check_written_out(self, lists, slice(int(places.dir_first[0]), int(places.dir_last[-1])))
+        return lists, places
 
     def _unpacked(self, numbers: Sequence[int]) -> tuple[Lists, Places]:
         from retrieval.index.packing import unpack_list
 
-        packed, ptr = self._array("packed"), self._array("packed_ptr")
-        big_place, big_tf = self._array("big_place", np.int64), self._array("big_tf", np.int32)
+        packed, ptr = self.array("packed"), self.array("packed_ptr")
+        big_place, big_tf = self.array("big_place", np.int64), self.array("big_tf", np.int32)
         chunks = (self.documents + CHUNK - 1) // CHUNK
         sizes = [int(self.df[n]) for n in numbers]
         total, entries = sum(sizes), sum(min(size, chunks) for size in sizes)
@@ -181,8 +201,11 @@ class Postings:
         at = entry = 0
         for n, size in zip(numbers, sizes):
             made = unpack_list(
-                packed, int(ptr[n]), size, docs[at:], values[at:], dir_chunk[entry:], dir_count[entry:]
-            )
+                packed, int(ptr[n]), size, self.documents, docs[at:], values[at:], dir_chunk[entry:],
+                dir_count[entry:],
+            )  # fmt: skip
+            if made < 0:
+                raise corrupt(self.part, "packed.npy", f"cannot be decoded at term {n}")
             dir_bound[entry : entry + made] = self.peak[n]
             first.append(at)
             starts.append(entry)
@@ -247,7 +270,7 @@ def _bytes(lists: Lists, start: int, end: int) -> NDArray[np.uint8]:
     return halves(lists.values[start >> 1 : (end + 1) >> 1])[start & 1 :][: end - start]
 
 
-def _expanded(lists: Lists, places: Places, df: NDArray[np.int64]) -> tuple[Lists, Places]:
+def _expanded(lists: Lists, places: Places, df: NDArray[np.int64], part: str) -> tuple[Lists, Places]:
     """The lists of some consecutive terms written out: every posting in docs and values, a byte a value.
 
     Takes 3 to 4 bytes a posting; anything wider is made for dense blocks and large frequencies alone.
@@ -274,7 +297,12 @@ def _expanded(lists: Lists, places: Places, df: NDArray[np.int64]) -> tuple[List
         for number, (start, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True), block):
             row = lists.dense[number * width : (number + 1) * width]
             row = row if bits == 8 else halves(row)
-            docs[start:end] = present = np.flatnonzero(row)
+            present = np.flatnonzero(row)
+            if len(present) != end - start:
+                raise corrupt(
+                    part, "dense.npy", f"does not hold the postings that are counted of block {number}"
+                )
+            docs[start:end] = present
             values[start:end] = row[present]
     else:
         docs, values = lists.docs[first : first + total], _bytes(lists, first, first + total)

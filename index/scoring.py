@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.bounds import K1, B, bm25_table, bound_scales
+from retrieval.index.consistency import corrupt
 from retrieval.index.postings import Postings
 
 Array = NDArray[Any]
@@ -40,7 +41,8 @@ class Bm25Scoring:
 
     def __init__(self, postings: Postings, mean: float, k1: float = K1, b: float = B) -> None:
         self._postings = postings
-        self.codes = postings.codes
+        if postings.weighted:
+            raise corrupt(postings.part, "facts.json", "says weighted, but its representation counts terms")
         lengths = postings.lengths
         self.table, self.norms = bm25_table(
             lengths, mean, k1, b, 1 << (8 if postings.compact else postings.bits)
@@ -50,13 +52,18 @@ class Bm25Scoring:
         self.bound_scale = np.float32(high / 255)
 
     @cached_property
+    def codes(self) -> Array:
+        """What the kernel reads; a copy, unless the segment ends with a chunk, so made where it is needed."""
+        return self._postings.padded_codes
+
+    @cached_property
     def _codes_by_ordinal(self) -> Array:
-        order = self._postings.order
+        order, codes = self._postings.order, self._postings.codes
         if not len(order):
-            return self.codes
-        codes = np.empty_like(self.codes)
-        codes[order] = self.codes
-        return codes
+            return codes
+        moved = np.empty_like(codes)
+        moved[order] = codes
+        return moved
 
     def contributions(
         self, weight: float, values: NDArray[np.int64], docs: NDArray[np.int64]
@@ -79,6 +86,10 @@ class ImpactScoring:
     """Stored impacts: query weight times value, whole numbers both."""
 
     def __init__(self, postings: Postings) -> None:
+        if not postings.weighted:
+            raise corrupt(
+                postings.part, "facts.json", "says not weighted, but its representation has weights"
+            )
         self.table = self.norms = np.empty(0, np.float32)
         self.codes = np.empty(0, np.uint16)
         self.width = 0

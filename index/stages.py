@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import UserError
+from retrieval.index.consistency import corrupt
 from retrieval.index.searcher import Searcher, Segment, fixed_point
 from retrieval.index.statistics import Statistics
 from retrieval.stage import Param, Stage
@@ -56,6 +57,10 @@ class SparseStage(Stage):
         for segment, mask in zip(self.view.segments, self._masks, strict=True):
             postings = segment.postings(self.name)
             rank, order = segment.store.rank, postings.order
+            if len(rank) != postings.documents or len(mask) not in (0, len(rank)):
+                raise corrupt(
+                    postings.part, "facts.json", f"does not count the segment's {len(rank)} documents"
+                )
             if len(order):
                 rank, mask = rank[order], mask[order] if len(mask) else mask
             scoring = self.method.scoring(postings, self.statistics, self.params)

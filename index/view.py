@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import UserError
+from retrieval.errors import CorruptIndex, UserError
+from retrieval.index.consistency import check_lists, corrupt
 from retrieval.index.documents import DocumentsReader
 from retrieval.index.filters import schema
 from retrieval.index.postings import Postings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from retrieval.index.filters import Filter
     from retrieval.snapshot import Snapshot
 
+_MOST = 2**31 - 1  # documents of an index: ordinals are int32
 _NONE: NDArray[np.uint8] = np.empty(0, np.uint8)
 
 
@@ -37,22 +39,39 @@ class SegmentView:
     @cached_property
     def store(self) -> DocumentsReader:
         """Ids, texts and metadata."""
-        return DocumentsReader(self._snapshot, self.entry["name"])
+        store = DocumentsReader(self._snapshot, self.entry["name"])
+        if len(store) != self.documents:
+            raise corrupt(self.entry["name"], "ids_offsets.npy", f"does not hold {self.documents} documents")
+        return store
 
     def postings(self, representation: str) -> Postings:
         """The inverted lists of a representation."""
         if representation not in self._postings:
-            self._postings[representation] = Postings(self._snapshot, self.entry["parts"][representation])
+            part = self._part(self.entry.get("parts"), representation)
+            postings = Postings(self._snapshot, part)
+            check_lists(postings, self.documents)
+            self._postings[representation] = postings
         return self._postings[representation]
+
+    def _part(self, held: Any, key: str) -> str:
+        """held[key], the name of a part or of a file in one. Raises CorruptIndex."""
+        name = held.get(key) if isinstance(held, dict) else None
+        if not isinstance(name, str):
+            raise corrupt(self.entry["name"], "", f"lacks {key!r} in COMMIT")
+        return name
 
     @cached_property
     def alive(self) -> NDArray[np.uint8]:
         """1 for live documents, uint8[documents]; empty where none is deleted."""
         if not self.deleted:
             return _NONE
-        bits = np.unpackbits(
-            self._snapshot.array(self.entry["deletes"]["file"]), count=self.documents, bitorder="little"
-        )
+        name = self._part(self.entry.get("deletes"), "file")
+        packed = self._snapshot.array(name)
+        if packed.dtype != np.uint8 or packed.shape != (-(-self.documents // 8),):
+            raise corrupt(*name.split("/", 1), f"does not fit {self.documents} documents")
+        bits = np.unpackbits(packed, count=self.documents, bitorder="little")
+        if int(np.count_nonzero(bits)) != self.deleted:
+            raise corrupt(*name.split("/", 1), f"does not mark {self.deleted} documents")
         return 1 - bits
 
     def deleted_terms(self, representation: str) -> tuple[int, dict[int, int]]:
@@ -62,11 +81,23 @@ class SegmentView:
         return self._deleted_terms(representation)
 
     def _deleted_terms(self, representation: str) -> tuple[int, dict[int, int]]:
-        part = self.entry["deletes"]["file"].rpartition("/")[0]
+        part = self._part(self.entry.get("deletes"), "file").rpartition("/")[0]
         terms = self._snapshot.array(f"{part}/{representation}.terms.npy")
         counts = self._snapshot.array(f"{part}/{representation}.counts.npy")
-        tokens = self._snapshot.json(f"{part}/tokens.json")[representation]
-        return int(tokens), dict(zip(terms.tolist(), counts.tolist(), strict=True))
+        tokens = self._snapshot.json(f"{part}/tokens.json")
+        postings = self.postings(representation)
+        lost = tokens.get(representation) if isinstance(tokens, dict) else None
+        if type(lost) is not int or not 0 <= lost <= postings.tokens:
+            raise corrupt(part, "tokens.json", f"says that {lost!r} tokens of {representation!r} are deleted")
+        if (
+            terms.dtype != np.uint32
+            or terms.ndim != 1
+            or int(terms.max(initial=0)) >= max(1, len(postings.df))
+        ):
+            raise corrupt(part, f"{representation}.terms.npy", f"does not fit {postings.part}")
+        if counts.dtype != np.uint32 or counts.shape != terms.shape or (counts > postings.df[terms]).any():
+            raise corrupt(part, f"{representation}.counts.npy", f"does not fit {postings.part}")
+        return lost, dict(zip(terms.tolist(), counts.tolist(), strict=True))
 
 
 class View:
@@ -81,6 +112,12 @@ class View:
             base += entry["docs"]
         self.documents = base
         self.live: int = snapshot.commit["docs"]
+        kept = sum(segment.documents - segment.deleted for segment in self.segments)
+        if kept != self.live or base > _MOST:
+            raise CorruptIndex(
+                f"COMMIT of {snapshot.path!r} counts {self.live} documents, its segments {kept} of {base}; "
+                "restore the index from a copy or index the documents again"
+            )
         self.corpus = f"index {snapshot.uuid}"
 
     @cached_property

@@ -18,7 +18,7 @@ from retrieval.cli_common import (
     watching,
     write_json,
 )
-from retrieval.cli_interrupt import interrupts
+from retrieval.cli_interrupt import Stoppable, interrupts
 from retrieval.cli_parser import Parser
 from retrieval.errors import UserError
 
@@ -79,7 +79,8 @@ def index(given: Namespace) -> None:
     with interrupts() as stop, _opened(given, budget) as target:
         note_compiling()
         with watching(corpus, stop) as count:
-            target.add(corpus, update=bool(given.update), progress=count)
+            documents: Any = Stoppable(corpus, stop)
+            target.add(documents, update=bool(given.update), progress=count)
         stop.check()
         generation = target.commit()
         _report_skipped(corpus)

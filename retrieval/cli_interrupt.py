@@ -8,8 +8,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import retrieval.data
+
+if TYPE_CHECKING:
+    from retrieval.data.corpus import Corpus
 
 _READING = os.path.dirname(os.path.abspath(retrieval.data.__file__)) + os.sep
 
@@ -40,6 +44,26 @@ class Interrupts:
             if frame.f_code.co_filename.startswith(_READING):
                 raise KeyboardInterrupt
             frame = frame.f_back
+
+
+class Stoppable:
+    """A corpus of which nothing more is read after Ctrl-C: it may have come before a read that waits."""
+
+    def __init__(self, corpus: Corpus, stop: Interrupts) -> None:
+        self._corpus, self._stop = corpus, stop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._corpus, name)
+
+    def batches(self, size: int = 1000) -> Iterator[Any]:
+        """The corpus's batches."""
+        found = self._corpus.batches(size)
+        while True:
+            self._stop.check()
+            batch = next(found, None)
+            if batch is None:
+                return
+            yield batch
 
 
 @contextmanager

@@ -178,21 +178,25 @@ def test_a_rollback_can_be_undone(tmp_path: Path) -> None:
 
 def test_what_check_advises(tmp_path: Path) -> None:
     """Rolling back, only where that brings documents back."""
-    path = tmp_path / "i"
+    path, again = tmp_path / "i", "index the corpus again with --overwrite"
     add(path, ["a"])
-    for advice in (
-        "or index the corpus again with --overwrite$",
-        "or go back one commit with .*--rollback`$",
-    ):
-        (victim,) = [p for p in path.glob("seg-*/ids.bin") if p.parent.name in Store.open(path).parts()][-1:]
-        whole = victim.read_bytes()
-        victim.write_bytes(bytes([whole[0] ^ 4]) + whole[1:])
-        with pytest.raises(CorruptIndex, match=advice):
-            check(path)
-        victim.write_bytes(whole)
-        with Store.writer(path) as writer:
-            writer.commit({"segments": []})
-        add(path, ["a"])
+    first = set(path.glob("seg-*/ids.bin"))
+    assert again in damaged(path, *first)
+    add(path, ["b"])
+    assert again in damaged(path, *first)  # which the former commit needs too
+    (second,) = set(path.glob("seg-*/ids.bin")) - first
+    assert damaged(path, second).endswith("go back one commit with `retrieve check DIR --rollback`")
+    assert damaged(path, path / "old" / "commit-1").endswith("wait for the next commit, which renews it")
+
+
+def damaged(path: Path, victim: Path) -> str:
+    """What check says while one file is damaged."""
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
+    with pytest.raises(CorruptIndex) as error:
+        check(path)
+    victim.write_bytes(whole)
+    return str(error.value)
 
 
 def test_rollback_without_a_way_back(tmp_path: Path) -> None:
