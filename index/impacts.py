@@ -124,7 +124,7 @@ class ImpactsBuilder:
 
     def _quantised(self, weights: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Positive weights as 1 to 255. Raises UserError for those that the quantiser does not take."""
-        maximum, whole = self._quantiser["maximum"], self._quantiser["rounding"] == "none"
+        maximum, whole = float(self._quantiser["maximum"]), self._quantiser["rounding"] == "none"
         refused = weights[(weights > maximum) | (whole & (weights != np.floor(weights)))]
         if len(refused) and whole:
             raise UserError(

@@ -309,14 +309,14 @@ def _expanded(lists: Lists, places: Places, df: NDArray[np.int64], part: str) ->
     big_place, big_tf = np.empty(0, np.int64), np.empty(0, np.int32)
     if len(lists.big_place):
         large = np.flatnonzero(values == (1 << bits) - 1)
-        number = first + large  # what their frequencies are found by
+        keys = first + large  # what their frequencies are found by
         if len(dense):
             before = np.searchsorted(ends, large, side="right")  # dense blocks that end before
-            number -= np.r_[0, np.cumsum(sizes)][before]
+            keys -= np.r_[0, np.cumsum(sizes)][before]
             within = np.flatnonzero(large >= np.r_[begins, total][before])
-            number[within] = DENSE_PLACE + (block + before[within]) * CHUNK + docs[large[within]]
-        near = np.minimum(np.searchsorted(lists.big_place, number), len(lists.big_place) - 1)
-        found = lists.big_place[near] == number
+            keys[within] = DENSE_PLACE + (block + before[within]) * CHUNK + docs[large[within]]
+        near = np.minimum(np.searchsorted(lists.big_place, keys), len(lists.big_place) - 1)
+        found = lists.big_place[near] == keys
         exact = lists.big_tf[near[found]]
         if bits < 8:  # a byte holds 255 already, for itself and what is above
             values[large[found]] = np.minimum(exact, 255)

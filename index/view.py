@@ -57,7 +57,10 @@ class SegmentView:
         """held[key], the name of a part or of a file in one. Raises CorruptIndex."""
         name = held.get(key) if isinstance(held, dict) else None
         if not isinstance(name, str):
-            raise corrupt(self.entry["name"], "", f"lacks {key!r} in COMMIT")
+            raise CorruptIndex(
+                f"COMMIT lacks {key!r} of segment {self.entry['name']}; restore the index from a copy or "
+                "index the documents again"
+            )
         return name
 
     @cached_property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -32,18 +34,27 @@ class Interrupts:
     def heed(self, signum: int, frame: FrameType | None) -> None:
         """The handler: an exception out of compiled code may crash, so it is raised only while reading input.
 
-        Reading may wait for ever, and calls no compiled code. The second Ctrl-C ends the process at once,
-        which an index on disk survives as it survives a crash.
+        Reading may wait for ever, and calls no compiled code.
         """
-        if self.asked:
-            with contextlib.suppress(OSError):
-                os.write(2, b"interrupted\n")
-            os._exit(128 + signum)
         self.asked = True
         while frame is not None:
             if frame.f_code.co_filename.startswith(_READING):
                 raise KeyboardInterrupt
             frame = frame.f_back
+
+
+def end_at_the_second(signals: socket.socket) -> None:
+    """Reads signal numbers, and ends the process at the second Ctrl-C, as safe for an index as a crash.
+
+    It runs in a thread: a handler in Python would wait for the compiled call that is to be left.
+    """
+    pressed = 0
+    while got := signals.recv(1):
+        pressed += got[0] == signal.SIGINT
+        if pressed == 2:
+            with contextlib.suppress(OSError):
+                os.write(2, b"interrupted\n")
+            os._exit(130)
 
 
 class Stoppable:
@@ -71,14 +82,21 @@ def interrupts() -> Iterator[Interrupts]:
     """Defers Ctrl-C; one that nothing heeded is raised at the end. Does nothing off the main thread."""
     found = Interrupts()
     before = signal.getsignal(signal.SIGINT)
-    ours = False
-    if before is not signal.SIG_IGN:  # else a job in the background of a script
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGINT, found.heed)
-            ours = True
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield found  # a job in the background of a script, or no place for handlers
+        return
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    watcher = threading.Thread(target=end_at_the_second, args=(theirs,), daemon=True)
+    watcher.start()
+    wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, found.heed)
     try:
         yield found
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
+        signal.set_wakeup_fd(wakeup)
+        ours.close()  # which ends the thread
+        watcher.join()
+        theirs.close()
     found.check()
