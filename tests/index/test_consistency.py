@@ -186,7 +186,6 @@ CASES: list[tuple[str, str, str, Change]] = [
     ("plain", "negative length", "lengths", entry("lengths", 0, -5)),
     ("plain", "lengths too short", "codes", shorter("lengths")),
     ("plain", "no codes", "codes", dropped("codes.npy")),
-    ("plain", "no docs", "docs", dropped("docs.npy")),
     ("plain", "dir_ptr beyond the directory", "dir_ptr", full("dir_ptr", 2**31)),
     ("plain", "dir_ptr falls", "dir_ptr", swapped("dir_ptr", 4, 5)),
     ("plain", "dir_ptr begins late", "dir_ptr", entry("dir_ptr", 0, 1)),
