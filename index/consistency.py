@@ -43,7 +43,7 @@ def check_facts(facts: Any, part: str) -> dict[str, Any]:
         if type(facts.get(key)) is not bool:
             raise corrupt(part, "facts.json", f"gives {key} as {facts.get(key)!r}")
     mean, bits = facts.get("mean"), facts.get("bits")
-    if type(mean) not in (int, float) or not math.isfinite(mean) or mean < 0:
+    if isinstance(mean, bool) or not isinstance(mean, (int, float)) or not math.isfinite(mean) or mean < 0:
         raise corrupt(part, "facts.json", f"gives mean as {mean!r}")
     if type(bits) is not int or bits not in DENSE or (bits != 8 and (facts["compact"] or facts["weighted"])):
         raise corrupt(part, "facts.json", f"gives bits as {bits!r}")

@@ -22,8 +22,11 @@ class Scoring(Protocol):
     table: NDArray[np.float32]
     width: int
     norms: NDArray[np.float32]
-    codes: Array
     bound_scale: np.float32
+
+    @property
+    def codes(self) -> Array:
+        """Each document's length code, and up to the end of the last chunk; empty for impacts."""
 
     def contributions(
         self, weight: float, values: NDArray[np.int64], docs: NDArray[np.int64]

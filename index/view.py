@@ -70,11 +70,12 @@ class SegmentView:
             return _NONE
         name = self._part(self.entry.get("deletes"), "file")
         packed = self._snapshot.array(name)
+        part, _, file = name.partition("/")
         if packed.dtype != np.uint8 or packed.shape != (-(-self.documents // 8),):
-            raise corrupt(*name.split("/", 1), f"does not fit {self.documents} documents")
+            raise corrupt(part, file, f"does not fit {self.documents} documents")
         bits = np.unpackbits(packed, count=self.documents, bitorder="little")
         if int(np.count_nonzero(bits)) != self.deleted:
-            raise corrupt(*name.split("/", 1), f"does not mark {self.deleted} documents")
+            raise corrupt(part, file, f"does not mark {self.deleted} documents")
         return 1 - bits
 
     def deleted_terms(self, representation: str) -> tuple[int, dict[int, int]]:
