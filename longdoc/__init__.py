@@ -1,1 +1,1 @@
-"""Long documents: blocks, and what aggregates their scores."""
+"""Long documents: blocks, and what aggregates their scores. Nothing is in here yet."""
