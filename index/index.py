@@ -64,7 +64,7 @@ class Index:
         """A new index at a path that is free, or with overwrite in place of the index there.
 
         sparse      representations, `[NAME=]METHOD[:MODEL]` each
-        compact     bit-packed lists: less than half the size, slower to search
+        compact     bit-packed lists: about two thirds of the size, slower to search
         store_text  keep the documents' text (without it: no snippets, no later representation)
         memory      bytes that building may hold before it spills
 
