@@ -42,6 +42,7 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -c constraints.txt torch
 	$(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/core.stamp
 

@@ -24,6 +24,12 @@ def corpus_file(folder: str | os.PathLike[str]) -> Path:
     return _file(Path(folder), "corpus.jsonl", "a corpus")
 
 
+def has_corpus(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder looks like a BEIR folder, be it one without a corpus."""
+    names = ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "queries.jsonl.gz", "qrels")
+    return any(os.path.lexists(os.path.join(folder, name)) for name in names)
+
+
 def queries_file(folder: str | os.PathLike[str]) -> Path:
     """The queries of a BEIR folder. Raises UserError where there are none."""
     return _file(Path(folder), "queries.jsonl", "queries")

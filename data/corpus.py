@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from retrieval.data import beir, irds, jsonl, trec, tsv
+from retrieval.data.ciff import CiffReader
 from retrieval.data.lines import STDIN, Limits, Parser, Source
-from retrieval.diskio import storage_error
+from retrieval.diskio import disk_errors, storage_error
 from retrieval.errors import BadLine, UserError
 from retrieval.types import Document
 
 Numbered = tuple[int, Document]
 
 _KEPT = 20  # bad lines that are remembered; all are counted
+_CIFF_BATCH = 1000
 _BATCH_BYTES = 8 << 20  # of lines, after which a batch is complete whatever its length
 _PARSERS = {"jsonl": jsonl.parse, "tsv": tsv.parse, "trec": trec.parse}
+_END: list[Numbered] = []  # after the last documents of a source
 _SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -39,6 +42,9 @@ def open_corpus(
 ) -> Corpus:
     """A corpus: JSON lines, TSV or TREC text (each plain or gzip), a BEIR folder, an ir_datasets id, or "-".
 
+    A folder of JSON lines files is one too, as Anserini's collections are published; and a CIFF file: of ids,
+    without text, for representations that it holds itself (impacts:FILE).
+
     skip_bad         count bad lines and go on, instead of raising the first
     repair_encoding  undo the double encoding of MS MARCO's collection.tsv (see tsv.repair)
     limits           bytes a line, and in all once decompressed
@@ -50,11 +56,15 @@ def open_corpus(
     """
     name = os.fspath(source)
     form = "" if name == STDIN else _form(name, named=isinstance(source, PurePath))
+    files: list[str] = []
     if form == "folder":
-        name = str(beir.corpus_file(name))
+        files = [] if beir.has_corpus(name) else jsonl.json_files(name)
+        name = files[0] if files else str(beir.corpus_file(name))
     elif form == "id":
         irds.load(name, "docs")
-    corpus = Corpus(name, form == "id", skip_bad=skip_bad, repair_encoding=repair_encoding, limits=limits)
+    elif form == "file" and is_ciff(name):
+        form = "ciff"
+    corpus = Corpus(files or [name], form, skip_bad=skip_bad, repair_encoding=repair_encoding, limits=limits)
     if form in ("file", "folder"):
         with Source(
             name, limits
@@ -84,22 +94,24 @@ def _form(name: str, named: bool) -> str:
 class Corpus:
     """Documents of one source, one at a time or in batches; each iteration begins at the start.
 
-    source         the file (or id) that line numbers refer to
+    source         the file (or id) that line numbers refer to; of several, the one being read
     line           line of the document that was yielded last (iteration only; batches carry theirs)
     skipped        the first 20 bad lines, with skip_bad; skipped_count counts all of them
     bytes_read     bytes of the file read so far; bytes_total its size, None where unknown
     """
 
     def __init__(
-        self, source: str, known_by_id: bool, *, skip_bad: bool, repair_encoding: bool, limits: Limits | None
+        self, sources: list[str], form: str, *, skip_bad: bool, repair_encoding: bool, limits: Limits | None
     ) -> None:
-        self.source = source
+        self.source = sources[0]
         self.skip_bad = skip_bad
         self.repair_encoding = repair_encoding
         self.limits = limits
         self.bytes_total: int | None = None
-        self._known_by_id = known_by_id
-        self._text: Source | None = None
+        self._sources = sources
+        self._form = form
+        self._before = self._taken_before = 0  # bytes of the sources that have been gone through
+        self._text: Source | CiffReader | None = None
         self._begun = False
         self._reset()
 
@@ -107,6 +119,7 @@ class Corpus:
         self.line = 0
         self.skipped: list[BadLine] = []
         self.skipped_count = 0
+        self._before = self._taken_before = 0
 
     def __repr__(self) -> str:
         return f"<Corpus: {self.source}>"
@@ -114,7 +127,12 @@ class Corpus:
     @property
     def bytes_read(self) -> int:
         """Bytes of the file read so far (compressed ones, if it is compressed)."""
-        return 0 if self._text is None else self._text.bytes_read
+        return self._before + (0 if self._text is None else self._text.bytes_read)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether documents may have a text: those of a CIFF file have none."""
+        return self._form != "ciff"
 
     def reject(self, line: int, problem: str) -> None:
         """Report a bad line, as readers do and callers may: raises BadLine, or counts it with skip_bad."""
@@ -140,7 +158,10 @@ class Corpus:
             while len(held) - at >= size:
                 yield held[at : at + size]
                 at += size
-            if at:
+            if chunk is _END and at < len(held):  # lines are told by source and number, so a batch has one
+                yield held[at:]
+                held, empty, done = [], False, self._taken()
+            elif at:
                 held, empty, done = held[at:], False, self._taken()
             elif held and self._taken() - done > _BATCH_BYTES:
                 yield held
@@ -150,8 +171,26 @@ class Corpus:
         elif empty:
             raise UserError(self._no_documents())
 
+    def _ciff_records(self) -> Iterator[list[Numbered]]:
+        """The documents of a CIFF file in the order of their numbers; the line is the number, from 1."""
+        reader = CiffReader(self.source)
+        self._text = reader
+        self.bytes_total = reader.bytes_total
+        held: list[Numbered] = []
+        for at, record in enumerate(reader.documents()):
+            if record.number != at:
+                raise UserError(
+                    f"{self.source}: document {at:,} has the number {record.number:,}; only files whose "
+                    "documents stand in order can be a corpus"
+                )
+            held.append((at + 1, Document(record.doc_id, "")))
+            if len(held) == _CIFF_BATCH:
+                yield held
+                held = []
+        yield held
+
     def _taken(self) -> int:
-        return 0 if self._text is None else self._text.bytes_decompressed
+        return self._taken_before + (0 if self._text is None else self._text.bytes_decompressed)
 
     def _no_documents(self) -> str:
         if self.skipped:
@@ -161,17 +200,36 @@ class Corpus:
 
     def _chunks(self) -> Iterator[list[Numbered]]:
         self._reset()
-        if self._known_by_id:
+        if self._form == "ciff":
+            yield from self._ciff_records()
+            return
+        if self._form == "id":
             chunks = irds.documents(self.source, self.reject)
             yield from map(_repaired, chunks) if self.repair_encoding else chunks
             return
         if self._begun and self.source == STDIN:
             raise UserError("standard input can be read only once; save it in a file")
         self._begun = True
-        with Source(self.source, self.limits) as self._text:
-            self.bytes_total = self._text.bytes_total
-            chunks = _parser(self._text)(self._text.blocks(self.reject), self.reject)
-            yield from map(_repaired, chunks) if self.repair_encoding else chunks
+        if len(self._sources) > 1:
+            with disk_errors("read", self.source):
+                self.bytes_total = sum(os.path.getsize(each) for each in self._sources)
+        for source in self._sources:
+            self.source = source
+            with Source(source, self.limits) as text:
+                self._text = text
+                if len(self._sources) == 1:
+                    self.bytes_total = text.bytes_total
+                chunks = _parser(text)(text.blocks(self.reject), self.reject)
+                yield from map(_repaired, chunks) if self.repair_encoding else chunks
+                yield _END
+                self._text = None
+                self._before += text.bytes_read
+                self._taken_before += text.bytes_decompressed
+
+
+def is_ciff(name: str) -> bool:
+    """Whether a file is named as CIFF, plain or gzip."""
+    return name.lower().removesuffix(".gz").endswith(".ciff")
 
 
 def _parser(text: Source) -> Parser:

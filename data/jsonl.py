@@ -11,8 +11,10 @@ import orjson
 from retrieval.data.fields import make_document, metadata_problem
 from retrieval.data.lines import Blocks, Reject
 from retrieval.data.output import atomic, json_line
+from retrieval.diskio import disk_errors
 from retrieval.types import Document
 
+_FILES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
 _new = tuple.__new__  # a third of a NamedTuple's own constructor
 _NOTHING: dict[str, Any] = Document._field_defaults["metadata"]
 
@@ -82,6 +84,15 @@ def _document(record: Any) -> Document | str:
     ):
         return _new(Document, (doc_id, text, title, record or _NOTHING))
     return make_document(doc_id, "" if text is None else text, "" if title is None else title, record)
+
+
+def json_files(folder: str) -> list[str]:
+    """The files of JSON lines in a folder, plain or .gz, in the order of their names. Raises StorageError."""
+    with disk_errors("read", folder):
+        names = sorted(
+            name for name in os.listdir(folder) if name[0] != "." and name.lower().endswith(_FILES)
+        )
+    return [os.path.join(folder, name) for name in names]
 
 
 def write_corpus(documents: Iterable[Document], path: str | os.PathLike[str]) -> int:

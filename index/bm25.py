@@ -2,7 +2,8 @@
 
 score = sum over query terms of idf(t) * tf / (tf + k1 * (1 - b + b * length / mean length)), repeated query
 terms counting as often as they stand (Robertson and Zaragoza 2009; Lucene's form leaves out the factor k1 +
-1).
+1). `bm25:FILE` takes the frequencies from a CIFF file (or JSON vectors) and not from the text; a document's
+length is their sum. The analyzer, which must be the one that made them, reads queries and later documents.
 """
 
 from __future__ import annotations
@@ -20,8 +21,14 @@ from retrieval.index.statistics import Statistics
 from retrieval.types import Document
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from retrieval.index.postings import Postings
+    from retrieval.index.vectors import Vectors
     from retrieval.part import Part
+
+_FEW = 256  # documents whose occurrences are written out at a time
 
 
 @registry.register("bm25", kind="sparse method")
@@ -31,22 +38,29 @@ class Bm25:
     kind = "bm25"
     most = 1.0
 
-    def __init__(self, settings: Mapping[str, Any], analyzer_: Analyzer) -> None:
+    def __init__(self, settings: Mapping[str, Any], analyzer_: Analyzer, path: str = "") -> None:
         self.settings = settings
         self.analyzer = analyzer_
+        self._path = path
 
     @classmethod
     def create(cls, model: str, analyzer_name: str, options: Mapping[str, Any]) -> Bm25:
-        """A new one; BM25 has no model. Raises UnknownName for the analyzer."""
+        """A new one; the model is a file of term frequencies, if any. Raises UnknownName, UserError."""
         if model:
-            raise UserError(f"bm25 takes no model, but {model!r} was given; write --sparse bm25")
+            from retrieval.index.vectors import read_range
+
+            largest, whole = read_range(model)
+            if not whole or largest >= 2**31:
+                raise UserError(
+                    f"{model!r} holds weights, and bm25 counts: they are whole numbers; use impacts:{model}"
+                )
         chosen = analyzer(analyzer_name)
         settings = {
             "kind": cls.kind,
             "analyzer": {**chosen.identity, "source": analyzer_name},
             "compact": bool(options.get("compact")),
         }
-        return cls(settings, chosen)
+        return cls(settings, chosen, model)
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any]) -> Bm25:
@@ -61,8 +75,10 @@ class Bm25:
             )
         return cls(settings, chosen)
 
-    def builder(self, scratch: str, budget: int) -> Bm25Builder:
-        """Counts terms of title and text."""
+    def builder(self, scratch: str, budget: int) -> Bm25Builder | GivenBuilder:
+        """Counts terms of title and text, or takes the frequencies that were given."""
+        if self._path:
+            return GivenBuilder(self._path, scratch, budget, compact=self.settings["compact"])
         return Bm25Builder(self.analyzer, scratch, budget, compact=self.settings["compact"])
 
     def query(self, text: str) -> dict[str, float]:
@@ -107,3 +123,42 @@ class Bm25Builder:
     def finish(self, part: Part) -> None:
         """Writes the part's files."""
         self._writer.finish(part, self._encoder.terms, compact=self._compact)
+
+
+class GivenBuilder:
+    """One segment of term frequencies from a file."""
+
+    def __init__(self, path: str, scratch: str, budget: int, *, compact: bool) -> None:
+        from retrieval.index.postings_writer import PostingsWriter
+
+        self._path = path
+        self._scratch, self._budget = scratch, budget // 2
+        self._writer = PostingsWriter(scratch, self._budget)
+        self._vectors: Vectors | None = None
+        self._compact = compact
+
+    def add(self, documents: Sequence[Document]) -> None:
+        """The frequencies of each document's terms. Raises UserError for one that is not in the file."""
+        import numpy as np
+
+        from retrieval.index.vectors import Vectors
+
+        if self._vectors is None:
+            self._vectors = Vectors(self._path, _counts, self._scratch, self._budget)
+        for start in range(0, len(documents), _FEW):  # each occurrence is written out
+            some = documents[start : start + _FEW]
+            ends, terms, counts = self._vectors.take([document.doc_id for document in some])
+            offsets = np.append(0, np.cumsum(counts, dtype=np.int64))[ends]
+            self._writer.add(offsets, np.repeat(terms, counts))
+
+    def finish(self, part: Part) -> None:
+        """Writes the part's files."""
+        terms: list[str] = []
+        if self._vectors is not None:
+            self._vectors.close()
+            terms = self._vectors.names
+        self._writer.finish(part, terms, compact=self._compact)
+
+
+def _counts(weights: NDArray[np.float64]) -> NDArray[np.int32]:
+    return weights.astype("i4")

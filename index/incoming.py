@@ -12,6 +12,7 @@ from retrieval.types import Document
 
 _BATCH = 4096  # documents, or ...
 _BATCH_TEXT = 8 << 20  # ... characters, that are analyzed together
+_FEW = 256  # documents where a model reads them: progress is shown and Ctrl-C heeded between two batches
 
 Batch = tuple[list[int], list[Document]]  # line numbers, where there are any, and documents
 
@@ -21,8 +22,9 @@ def batches(documents: Any, writer: Writer) -> Iterator[Batch]:
 
     Texts without an id are numbered on from writer.numbered. Raises UserError, and what the Corpus raises.
     """
+    most = _FEW if writer.encodes else _BATCH
     if hasattr(documents, "batches"):  # a Corpus: checked already, with line numbers, bounded in bytes
-        for group in documents.batches(_BATCH):
+        for group in documents.batches(most):
             yield [line for line, _ in group], [document for _, document in group]
         return
     if isinstance(documents, (str, bytes, Mapping, Document)) or not isinstance(documents, Iterable):
@@ -34,7 +36,7 @@ def batches(documents: Any, writer: Writer) -> Iterator[Batch]:
     for place, item in enumerate(documents, 1):
         batch.append(_document(item, place, writer))
         size += len(batch[-1].text)
-        if len(batch) >= _BATCH or size >= _BATCH_TEXT:
+        if len(batch) >= most or size >= _BATCH_TEXT:
             yield [], batch
             batch, size = [], 0
     if batch:

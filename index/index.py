@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from retrieval import pipeline, registry
 from retrieval.artefact import Store, Transaction
 from retrieval.errors import CompositionError, UnknownName, UserError
-from retrieval.index import filters
+from retrieval.index import assets, filters
 from retrieval.index.incoming import batches, without_known
 from retrieval.index.method import SparseMethod, create_method, parse_spec, restore_method
 from retrieval.index.stages import SparseStage, view_statistics
 from retrieval.index.view import View, no_document
 from retrieval.index.writer import Writer
-from retrieval.stage import Param, Stage
+from retrieval.stage import Param, Stage, lacks_documents, with_documents
 from retrieval.types import Document, Hit, Query
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from retrieval.index.statistics import Statistics
 
 MEMORY = 1 << 30  # bytes that building may hold before it spills to disk
-_Rewritten = tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]  # segments, representations, options
+# segments, methods, options
+_Rewritten = tuple[list[dict[str, Any]], dict[str, SparseMethod], dict[str, Any]]
 
 
 class Index:
@@ -47,7 +48,7 @@ class Index:
         self._memory = memory
         self._begin = begin
         self._writer: Writer | None = None
-        self._stages: dict[tuple[str | None, str | None], Stage] = {}
+        self._stages: dict[tuple[str | Stage | None, str | None], Stage] = {}
 
     @classmethod
     def create(
@@ -87,7 +88,7 @@ class Index:
         """The newest commit at a path, verified. Raises UserError, CorruptIndex, UnsupportedFormat."""
         view = View(Store.open(path))
         commit = view.snapshot.commit
-        methods = {name: restore_method(facts) for name, facts in commit["representations"].items()}
+        methods = assets.restored(view.snapshot)
         return cls(os.fspath(path), view, methods, dict(commit["options"]), memory=memory)
 
     def __enter__(self) -> Index:
@@ -191,7 +192,7 @@ class Index:
         try:
             if writer.changed or self._view is None:
                 numbered = {"numbered": writer.numbered} if writer.numbered else {}
-                writer.commit(self.representations, {**self._options, **numbered})
+                writer.commit({**self._options, **numbered})
         finally:
             self.close()
         self._begin = None
@@ -217,7 +218,7 @@ class Index:
             analyzer = self._options.get("analyzer", "english")
             method = create_method(parsed, analyzer, {"compact": self._options.get("compact", False)})
             segments = add_representation(transaction, view, parsed.name, method, self._memory, progress)
-            return segments, {**self.representations, parsed.name: dict(method.settings)}, self._options
+            return segments, {**self._methods, parsed.name: method}, self._options
 
         return self._rewrite(work)
 
@@ -236,24 +237,31 @@ class Index:
         from retrieval.index.merge import merge_segments
 
         def work(transaction: Transaction, view: View) -> _Rewritten:
-            settings, options = self.representations, self._options
+            methods, options = self._methods, self._options
             if compact is not None:
-                settings = {name: {**facts, "compact": compact} for name, facts in settings.items()}
+                methods = {
+                    name: restore_method(
+                        {**method.settings, "compact": compact}, getattr(method, "assets", {})
+                    )
+                    for name, method in methods.items()
+                }
                 options = {**options, "compact": compact}
-            methods = {name: restore_method(facts) for name, facts in settings.items()}
             merged = merge_segments(transaction, view, methods, self._memory, options, reorder, progress)
-            return merged, settings, options
+            return merged, methods, options
 
-        return self._rewrite(work)
+        return self._rewrite(work, tidy=True)
 
-    def _rewrite(self, work: Callable[[Transaction, View], _Rewritten]) -> int:
-        """Commits what `work` makes of the newest commit, under the lock."""
+    def _rewrite(self, work: Callable[[Transaction, View], _Rewritten], *, tidy: bool = False) -> int:
+        """Commits what `work` makes of the newest commit, under the lock; tidy: journals go, used or not."""
         if self._writer is not None and self._writer.changed:
             raise UserError("changes wait for a commit; call commit() first")
         transaction = self._changes().transaction
         try:
-            segments, settings, options = work(transaction, self._need_view())
-            transaction.commit({"segments": segments, "representations": settings, "options": options})
+            segments, methods, options = work(transaction, self._need_view())
+            described = assets.entries(transaction, methods)
+            transaction.commit({"segments": segments, "representations": described, "options": options})
+            if tidy:
+                transaction.drop_journals()
         finally:
             self.close()
         self._open_newest()
@@ -305,11 +313,17 @@ class Index:
             raise UnknownName("representation", name, list(self._methods))
         return view_statistics(self._need_view(), name)
 
-    def pipeline(self, text: str | None = None, *, filter: str | None = None, threads: int = 1) -> Stage:
+    def pipeline(
+        self, text: str | Stage | None = None, *, filter: str | None = None, threads: int = 1
+    ) -> Stage:
         """The stage that a pipeline text names: representations of this index and registered stages.
 
-        None: the stored pipeline, else the only representation. Raises CompositionError, UnknownName.
+        None: the stored pipeline, else the only representation. A stage comes back as it is; where one reads
+        the documents' text (a cross-encoder), it gets it from here. Raises CompositionError, UnknownName,
+        UserError for such a stage where the index has no text.
         """
+        if isinstance(text, Stage):
+            return self._with_documents(text)
         text = text or self._options.get("pipeline")
         if text is None:
             if not self._methods:
@@ -328,12 +342,15 @@ class Index:
                 made: Stage = registry.make(name, params)
             except UnknownName:
                 raise UnknownName("stage", name, [*self._methods, *registry.names()]) from None
-            return made
+            return self._with_documents(made)
 
         return pipeline.parse(text, resolve)
 
+    def _with_documents(self, stage: Stage) -> Stage:
+        return with_documents(stage, self._need_view().lookup()) if lacks_documents(stage) else stage
+
     def search(
-        self, query: str, k: int = 10, *, pipeline: str | None = None, filter: str | None = None
+        self, query: str, k: int = 10, *, pipeline: str | Stage | None = None, filter: str | None = None
     ) -> list[Hit]:
         """The best k documents of one query; none of an index that has no commit yet."""
         if self._view is None or not self._methods:

@@ -35,6 +35,10 @@ class SparseMethod(Protocol):
     kind: str
     settings: Mapping[str, Any]  # JSON; the method is made again from it, and two must be equal to be one
     most: float  # the largest value that a posting can contribute for a weight of 1
+    # A class may have as well:
+    # assets: Mapping[str, bytes]  files that queries need (a tokenizer), stored in the index (assets.py)
+    # encodes = True               a model makes the weights: builder(scratch, budget, cache=...), encoded.py
+    # encoder: Mapping[str, Any]   what the model's output depends on, if that is less than the settings
 
     def builder(self, scratch: str, budget: int) -> Builder:
         """A builder for one segment; scratch: a directory for spills; budget: bytes."""
@@ -83,8 +87,12 @@ def create_method(spec: Spec, analyzer: str, options: Mapping[str, Any]) -> Spar
     return method
 
 
-def restore_method(settings: Mapping[str, Any]) -> SparseMethod:
-    """The method that a commit's settings describe. Raises UserError if its analyzer is another one here."""
+def restore_method(settings: Mapping[str, Any], assets: Mapping[str, bytes]) -> SparseMethod:
+    """The method that a commit's settings describe: kind.restore(settings), with assets where it has them.
+
+    Raises UserError if its analyzer is another one here, CorruptIndex for assets that are missing.
+    """
     kind: Any = registry.lookup(settings["kind"], kind="sparse method")
-    method: SparseMethod = kind.restore(settings)
+    with_assets = len(assets) or getattr(kind, "encodes", False)
+    method: SparseMethod = kind.restore(settings, assets) if with_assets else kind.restore(settings)
     return method

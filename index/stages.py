@@ -13,7 +13,7 @@ from retrieval.errors import UserError
 from retrieval.index.consistency import corrupt
 from retrieval.index.searcher import Searcher, Segment, fixed_point
 from retrieval.index.statistics import Statistics
-from retrieval.stage import Param, Stage
+from retrieval.stage import Lookup, Param, Stage
 from retrieval.types import Query, Run
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class SparseStage(Stage):
         self.params = dict(params)
         self.corpus = view.corpus
         self.view = view
-        self.method = method
+        # A method may have parameters that weigh queries, not only ones that score lists.
+        self.method: SparseMethod = method.configured(params) if hasattr(method, "configured") else method
         self.statistics = statistics or view_statistics(view, name)
         self.threads = threads
         self.algorithm = algorithm
@@ -71,6 +72,11 @@ class SparseStage(Stage):
         """This stage with its segments opened. Raises UserError for parameters the method cannot take."""
         self.searcher  # noqa: B018
         return self
+
+    @property
+    def documents(self) -> Lookup:  # type: ignore[override]
+        """The stored documents by id. Raises UserError where the index was built without text."""
+        return self.view.lookup()
 
     def weights(self, text: str) -> dict[str, float]:
         """Term -> weight of a query text."""

@@ -20,6 +20,7 @@ from retrieval.types import Document
 if TYPE_CHECKING:
     from retrieval.index.filters import Filter
     from retrieval.snapshot import Snapshot
+    from retrieval.stage import Lookup
 
 _MOST = 2**31 - 1  # documents of an index: ordinals are int32
 _NONE: NDArray[np.uint8] = np.empty(0, np.uint8)
@@ -158,6 +159,25 @@ class View:
         """The stored document."""
         segment = self.segment_of(ordinal)
         return segment.store.get(ordinal - segment.base)
+
+    def lookup(self) -> Lookup:
+        """What finds live documents by id. Raises UserError where there is no text to read."""
+        if not all(segment.entry.get("text", True) for segment in self.segments):
+            raise UserError(
+                "the index was built without text, and a stage of the pipeline reads the documents' text; "
+                "index the corpus again without --no-text (store_text=False)"
+            )
+        return self.lookup_documents
+
+    def lookup_documents(self, ids: Sequence[str]) -> list[Document]:
+        """Stored live documents in the order of the ids. Raises UserError for an id that is not there."""
+        ordinals = self.find_many(ids)
+        found: list[Any] = [None] * len(ids)
+        for at in np.argsort(ordinals, kind="stable").tolist():  # each block is decompressed once
+            if ordinals[at] < 0:
+                raise no_document(ids[at])
+            found[at] = self.document(int(ordinals[at]))
+        return found
 
     def live_documents(self) -> Iterator[list[Document]]:
         """Stored live documents in order, in batches."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retrieval.index.assets import entries
 from retrieval.index.deletes import write_deletes
 from retrieval.index.documents import DocumentsWriter
 from retrieval.index.idset import IdSet
@@ -36,9 +37,8 @@ class SegmentWriter:
         self._transaction = transaction
         self._parts = {name: transaction.part() for name in methods}
         share = memory // max(1, len(methods))
-        self._builders: dict[str, Builder] = {
-            name: method.builder(transaction.scratch(), share) for name, method in methods.items()
-        }
+        self._consumed = {field for method in methods.values() for field in getattr(method, "consumes", ())}
+        self._builders = {name: _builder(transaction, method, share) for name, method in methods.items()}
         self._part = transaction.part() if keep_documents else None
         self._documents = (
             DocumentsWriter(self._part, store_text=store_text) if self._part is not None else None
@@ -48,7 +48,7 @@ class SegmentWriter:
     def add(self, batch: Sequence[Document]) -> None:
         """Documents in order."""
         if self._documents is not None:
-            self._documents.add(batch)
+            self._documents.add(_without(batch, self._consumed) if self._consumed else batch)
         for builder in self._builders.values():
             builder.add(batch)
         self.count += len(batch)
@@ -66,6 +66,27 @@ class SegmentWriter:
             entry["text"] = self._documents.finish()["text"]
             entry["name"] = self._part.name
         return entry
+
+
+def _builder(transaction: Transaction, method: Any, budget: int) -> Builder:
+    """The method's builder; one that encodes gets the journal of what its model has made."""
+    more: dict[str, Any] = {}
+    if getattr(method, "encodes", False):
+        from retrieval.index.encoded import open_cache
+
+        more["cache"] = open_cache(transaction, method)
+    builder: Builder = method.builder(transaction.scratch(), budget, **more)
+    return builder
+
+
+def _without(batch: Sequence[Document], fields: set[str]) -> list[Document]:
+    """The documents without some metadata."""
+    return [
+        document._replace(metadata={k: v for k, v in document.metadata.items() if k not in fields})
+        if not fields.isdisjoint(document.metadata)
+        else document
+        for document in batch
+    ]
 
 
 class Writer:
@@ -92,6 +113,11 @@ class Writer:
         self._starts: list[int] = []  # number in _ids of each new segment's first document
         self._ids = IdSet()
         self._deleted: dict[int, set[int]] = {}  # segment (the view's, then the new ones) -> documents
+
+    @property
+    def encodes(self) -> bool:
+        """Whether a model reads the documents, so that even a few take long."""
+        return any(getattr(method, "encodes", False) for method in self._methods.values())
 
     @property
     def changed(self) -> bool:
@@ -161,7 +187,7 @@ class Writer:
             self._deleted.setdefault(number, set()).add(document)
         return len(found)
 
-    def commit(self, representations: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+    def commit(self, options: Mapping[str, Any]) -> int:
         """Makes it durable; returns the generation."""
         segments = [dict(segment.entry) for segment in self._view.segments] if self._view else []
         segments += self._finished
@@ -182,7 +208,11 @@ class Writer:
             write_deletes(self.transaction, entry, dead, self._lists(number, entry))
         kept = [entry for entry in segments if entry]
         return self.transaction.commit(
-            {"segments": kept, "representations": dict(representations), "options": dict(options)}
+            {
+                "segments": kept,
+                "representations": entries(self.transaction, self._methods),
+                "options": dict(options),
+            }
         )
 
     def _lists(self, number: int, entry: Mapping[str, Any]) -> dict[str, Postings]:

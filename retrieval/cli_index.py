@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from retrieval.index.index import Index
 
 _CORPUS_HELP = (
-    "FILE.jsonl, .tsv or .trec (each may end in .gz), a BEIR folder, an ir_datasets id, or - (stdin)"
+    "FILE.jsonl, .tsv, .trec or .ciff (each may end in .gz), a BEIR folder or one of JSON lines, an "
+    "ir_datasets id, or - (stdin)"
 )
 
 
@@ -35,7 +36,8 @@ def _representations(parser: Parser) -> None:
     parser.repeated(
         "--sparse",
         metavar="[NAME=]METHOD[:MODEL]",
-        help="a sparse representation: bm25, or weights of your own, unicoil=impacts:FILE",
+        help="a sparse representation: bm25, tilde, tildev2, bprop (each may name a model), or weights of "
+        "your own, unicoil=impacts:FILE (JSON vectors, a folder of them, or CIFF)",
     )
     parser.repeated("--dense", metavar="[NAME=][METHOD:]MODEL", help="a dense representation")
 
@@ -76,7 +78,7 @@ def index(given: Namespace) -> None:
     from retrieval.data.corpus import open_corpus
 
     corpus = open_corpus(given.corpus, skip_bad=given.skip_bad, repair_encoding=given.repair_encoding)
-    with interrupts() as stop, _opened(given, budget) as target:
+    with interrupts() as stop, _opened(given, corpus, budget) as target:
         note_compiling()
         with watching(corpus, stop) as count:
             documents: Any = Stoppable(corpus, stop)
@@ -84,10 +86,11 @@ def index(given: Namespace) -> None:
         stop.check()
         generation = target.commit()
         _report_skipped(corpus)
+        _report_left_out(target)
         write_json({"committed": len(target), "generation": generation})
 
 
-def _opened(given: Namespace, memory: int) -> Index:
+def _opened(given: Namespace, corpus: Corpus, memory: int) -> Index:
     """The index to write to: the one that is there if it is to grow, else a new one."""
     from retrieval.artefact import Store
     from retrieval.index.index import Index
@@ -102,12 +105,33 @@ def _opened(given: Namespace, memory: int) -> Index:
                         f"--{option.replace('_', '-')} was settled when {path!r} was made; leave it out, or "
                         "build anew with --overwrite"
                     )
+            if not corpus.has_text:
+                raise UserError(
+                    f"{given.corpus!r} holds no text, which documents that come later must have; "
+                    "make an index of its own of it"
+                )
             return target
         target.close()
+    sparse = given.sparse or ["bm25"]
+    if not corpus.has_text:
+        sparse = [_of_file(spec, given.corpus) for spec in given.sparse or ["impacts"]]
     return Index.create(
-        path, given.sparse or ["bm25"], analyzer=given.analyzer or "english", overwrite=given.overwrite,
-        compact=given.compact, store_text=not given.no_text, memory=memory,
+        path, sparse, analyzer=given.analyzer or "english", overwrite=given.overwrite,
+        compact=given.compact, store_text=corpus.has_text and not given.no_text, memory=memory,
     )  # fmt: skip
+
+
+def _of_file(spec: str, path: str) -> str:
+    """A representation of a corpus without text: one of its own lists. Raises UserError for any other."""
+    from retrieval.index.method import parse_spec
+
+    name, method, model = parse_spec(spec)
+    if method == "impacts" or (method == "bm25" and model):
+        return f"{name}={method}:{model or path}"
+    raise UserError(
+        f"{path!r} holds no text, from which {spec!r} could be built; use --sparse impacts for its weights, "
+        f"or --sparse bm25:{path} if they are term frequencies"
+    )
 
 
 def _no_dense(dense: list[str]) -> None:
@@ -132,6 +156,16 @@ def _report_skipped(corpus: Corpus) -> None:
             note(f"  {bad}")
 
 
+def _report_left_out(target: Index) -> None:
+    from retrieval.index.encoding import encoding_facts, left_out
+
+    for name, settings in target.representations.items():
+        if "model" in settings:
+            sentence = left_out(name, encoding_facts(target.stage(name).view, name))
+            if sentence:
+                note(sentence)
+
+
 def add_options(parser: Parser) -> None:
     parser.positional("directory", "DIR", DIRECTORY_HELP)
     _representations(parser)
@@ -151,6 +185,7 @@ def add(given: Namespace) -> None:
             stop.check()
             with counting(f"building {spec}", len(target), stop) as count:
                 target.add_representation(valid_text(spec, "representation"), progress=count)
+        _report_left_out(target)
         write_json({"committed": len(target), "generation": target.generation})
 
 

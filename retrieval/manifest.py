@@ -13,7 +13,7 @@ import orjson
 from retrieval.diskio import disk_errors, open_regular, storage_error
 from retrieval.errors import CorruptIndex, UnsupportedFormat
 
-FORMAT = 1
+FORMAT = 2
 OLDEST = 1
 MAX_COMMIT = 256 << 20
 
@@ -21,8 +21,10 @@ HEADER = re.compile(rb"retrieve-index ([1-9][0-9]{0,5}) ([0-9a-f]{64})\n")
 PART_NAME = re.compile(r"seg-[0-9a-f]{16}")
 FILE_NAME = re.compile(r"[a-z0-9_.]{1,40}")
 FILE_PATH = re.compile(r"(seg-[0-9a-f]{16})/([a-z0-9_.]{1,40})")
+JOURNAL_NAME = re.compile(r"cache-[0-9a-f]{32}")
 LITTER_NAME = re.compile(r"tmp-[0-9a-f]{32}")
 OLD_NAME = re.compile(r"commit-(0|[1-9][0-9]{0,17})")
+ASSETS = "assets"  # key of a representation's entry: the part that holds its assets, from format 2 on
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{32}")
 
@@ -31,7 +33,7 @@ def empty_commit(uuid: str, written_by: str) -> dict[str, Any]:
     """The JSON of generation 0: an index without documents."""
     return {
         "format": FORMAT,
-        "min_reader": FORMAT,
+        "min_reader": OLDEST,
         "written_by": written_by,
         "index_uuid": uuid,
         "generation": 0,
@@ -41,6 +43,11 @@ def empty_commit(uuid: str, written_by: str) -> dict[str, Any]:
         "files": {},
         "options": {},
     }
+
+
+def min_reader(commit: dict[str, Any]) -> int:
+    """The oldest format whose readers understand a commit: assets came with format 2."""
+    return 2 if any(ASSETS in entry for entry in commit["representations"].values()) else 1
 
 
 def encode(commit: dict[str, Any]) -> bytes:
@@ -108,6 +115,8 @@ def _problem(commit: dict[str, Any]) -> str | None:
             return f"the size of {path!r} is wrong"
         if not isinstance(facts.get("sha256"), str) or not _SHA256.fullmatch(facts["sha256"]):
             return f"the checksum of {path!r} is wrong"
+    if not all(isinstance(entry, dict) for entry in commit["representations"].values()):
+        return "a representation is not described"
     for segment in commit["segments"]:
         if not isinstance(segment, dict) or not isinstance(segment.get("parts", {}), dict):
             return "a segment is not described"

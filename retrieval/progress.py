@@ -30,6 +30,7 @@ class Progress:
         self.total = total
         self.unit = unit
         self.done = 0
+        self._first = 0  # what was done before this run of the work
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
         self._redraw = self._stream.isatty()
@@ -47,6 +48,10 @@ class Progress:
         if self._shown and (self._redraw or self.done != self._told):
             self._show(monotonic(), last=True)
 
+    def start_at(self, done: int) -> None:
+        """Says how much an earlier run had done: the rate counts from there."""
+        self.done = self._first = done
+
     def update(self, count: int = 1) -> None:
         """Counts `count` more as done."""
         self.set(self.done + count)
@@ -60,9 +65,10 @@ class Progress:
 
     def line(self, seconds: float) -> str:
         """What is shown after so many seconds: `indexing: 1,200 of 5,000 docs, 400/s, 9 s left`."""
-        rate = self.done / seconds if seconds > 0 else 0.0
+        rate = (self.done - self._first) / seconds if seconds > 0 else 0.0
+        speed = f"{rate:,.0f}/s" if rate >= 9.95 or not rate else f"{rate:.2g}/s"
         of = "" if self.total is None else f" of {self.total:,}"
-        parts = [f"{self.label}: {self.done:,}{of}{' ' + self.unit if self.unit else ''}", f"{rate:,.0f}/s"]
+        parts = [f"{self.label}: {self.done:,}{of}{' ' + self.unit if self.unit else ''}", speed]
         if self.total is not None and rate > 0 and self.done < self.total:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         else:

@@ -27,6 +27,15 @@ _BUILT_IN = {
     ("fusion", "rrf"): "retrieval.rerank.fusion",
     ("sparse method", "bm25"): "retrieval.index.bm25",
     ("sparse method", "impacts"): "retrieval.index.impacts",
+    ("stage", "cross"): "retrieval.rerank.cross",
+    ("training task", "cross"): "retrieval.rerank.cross_train",
+    ("training task", "bprop"): "retrieval.index.bprop_train",
+    ("sparse method", "bprop"): "retrieval.index.bprop",
+    ("sparse method", "tilde"): "retrieval.index.tilde",
+    ("sparse method", "tildev2"): "retrieval.index.tildev2",
+    ("training task", "tilde"): "retrieval.index.tilde_train",
+    ("training task", "tildev2"): "retrieval.index.tildev2_train",
+    ("stage", "likelihood"): "retrieval.rerank.likelihood",
 }
 
 

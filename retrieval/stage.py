@@ -15,15 +15,18 @@ import json
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TypeAlias
 
 from retrieval import registry
 from retrieval.errors import CompositionError
-from retrieval.types import Queries, Query, Run, StageTrace, as_queries
+from retrieval.types import Document, Queries, Query, Run, StageTrace, as_queries
 
 Param: TypeAlias = "bool | int | float | str"
+
+Lookup: TypeAlias = Callable[[Sequence[str]], list[Document]]
+"""Documents by id, in the order of the ids."""
 
 # How tightly a text binds, loosest first, as in Python.
 _THEN, _SUM, _PRODUCT, _ATOM = range(4)
@@ -41,6 +44,9 @@ class Stage:
     corpus      identity of the documents that it ranks; None for any
     depth       how many documents a query it retrieves at the head of a pipeline; `%` sets it
     parts       the stages it is composed of; a leaf has none
+    documents   documents by id, where it has them: stages of an index do. A stage that reads texts has a
+                method with_documents(lookup), which returns it with them; `>>` calls it where an earlier
+                stage has documents, so that `index.bm25() % 100 >> cross(...)` needs no more
     """
 
     name: str = ""
@@ -49,6 +55,7 @@ class Stage:
     corpus: str | None = None
     depth: int = 1000
     parts: tuple[Stage, ...] = ()
+    documents: Lookup | None = None
 
     _binds = _ATOM
     __array_ufunc__ = None  # so that numpy's float64 leaves `weight * stage` to us
@@ -133,6 +140,9 @@ class Then(Stage):
                 f"{flat[0]!r} re-ranks and cannot stand at the head of {' >> '.join(map(repr, flat))}; "
                 "put a retriever and >> before it"
             )
+        if any(map(lacks_documents, flat)):
+            lookup = next((found for part in flat if (found := _documents(part)) is not None), None)
+            flat = flat if lookup is None else [with_documents(part, lookup) for part in flat]
         self.parts = tuple(flat)
         self.name = "then"
         self.corpus = _common_corpus(flat)
@@ -260,6 +270,35 @@ class Fuse(Stage):
         return " + ".join(
             repr(one) if isinstance(one, Weighted) else _text(one, _PRODUCT) for one in self.operands
         )
+
+
+def with_documents(stage: Stage, lookup: Lookup) -> Stage:
+    """The same stage; whatever in it reads texts and has none yet reads them through `lookup`."""
+    if not lacks_documents(stage):
+        return stage
+    if isinstance(stage, Then):
+        return Then([with_documents(part, lookup) for part in stage.parts])
+    if isinstance(stage, Cut):
+        return Cut(with_documents(stage.stage, lookup), stage.k)
+    if isinstance(stage, Fuse):
+        pairs = zip(stage.operands, (with_documents(part, lookup) for part in stage.parts), strict=True)
+        return Fuse([Weighted(old.weight, new) if isinstance(old, Weighted) else new for old, new in pairs])
+    bound: Stage = stage.with_documents(lookup)  # type: ignore[attr-defined]  # lacks_documents has looked
+    bound.documents = lookup
+    return bound
+
+
+def lacks_documents(stage: Stage) -> bool:
+    """Whether a stage, or one that it is composed of, reads texts and has been given none yet."""
+    if stage.parts:
+        return any(map(lacks_documents, stage.parts))
+    return hasattr(stage, "with_documents") and stage.documents is None
+
+
+def _documents(stage: Stage) -> Lookup | None:
+    """How the first stage that has documents finds them. Raises UserError for an index without texts."""
+    found = (_documents(part) for part in stage.parts)
+    return stage.documents or next((each for each in found if each is not None), None)
 
 
 def _text(stage: Stage, binds: int) -> str:

@@ -12,15 +12,26 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from retrieval import manifest
 from retrieval.diskio import disk_errors, make_directories, storage_error, sync_directory
 from retrieval.errors import CorruptIndex, RetrievalError, UserError
-from retrieval.manifest import LITTER_NAME, OLD_NAME, PART_NAME
+from retrieval.manifest import JOURNAL_NAME, LITTER_NAME, OLD_NAME, PART_NAME
 from retrieval.part import Part
 from retrieval.publish import old_path, prepare, switch, take_lock, temporary_path, version
 from retrieval.snapshot import Snapshot, newest_commit, old_commits, open_snapshot, was_index
+
+_OURS = (JOURNAL_NAME, LITTER_NAME, PART_NAME)
+
+
+class Journal(Protocol):
+    """A file that outlives a transaction which ends without a commit."""
+
+    def close(self) -> None: ...
+
+
+J = TypeVar("J", bound=Journal)
 
 
 def check_place(path: str) -> bool:
@@ -37,7 +48,7 @@ def check_place(path: str) -> bool:
     if "COMMIT" in names:
         return True
     for name in names:
-        if name not in ("LOCK", "old") and not LITTER_NAME.fullmatch(name) and not PART_NAME.fullmatch(name):
+        if name not in ("LOCK", "old") and not any(ours.fullmatch(name) for ours in _OURS):
             raise UserError(
                 f"{path!r} is not empty and holds no index (there is {name!r}); "
                 "choose a new or an empty directory"
@@ -67,6 +78,7 @@ class Transaction:
         self._parts: list[Part] = []
         self._snapshot: Snapshot | None = None
         self._litter: list[str] = []
+        self._journals: dict[str, Any] = {}
         if create:
             if not check_place(self.path):
                 with disk_errors("create", self.path, placing=True):
@@ -128,6 +140,33 @@ class Transaction:
         self._litter.append(path)
         return path
 
+    def journal(self, key: str, opener: Callable[[str], J]) -> J:
+        """What `opener` makes of the path of the journal `key` (32 hex digits); once a transaction and key.
+
+        It is closed with the transaction. Its file stays in the directory until a commit of a transaction
+        that asked for it, whatever ends before: that is what it is for.
+        """
+        if key not in self._journals:
+            name = f"cache-{key}"
+            if not JOURNAL_NAME.fullmatch(name):
+                raise ValueError(f"{key!r} is no key of a journal; use 32 hex digits")
+            self._journals[key] = opener(os.path.join(self.path, name))
+        journal: J = self._journals[key]
+        return journal
+
+    def drop_journals(self) -> None:
+        """Remove all journals, those that no commit has used included."""
+        self._close_journals()
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.path):
+                if JOURNAL_NAME.fullmatch(name):
+                    _remove(os.path.join(self.path, name))
+
+    def _close_journals(self) -> None:
+        for journal in self._journals.values():
+            journal.close()
+        self._journals = {}
+
     def commit(self, update: dict[str, Any]) -> int:
         """Commit: `update` replaces keys of the base ("segments", "representations", "options" ...).
 
@@ -138,7 +177,7 @@ class Transaction:
         commit = {**self._base, **update}
         commit.update(
             format=manifest.FORMAT,
-            min_reader=manifest.FORMAT,
+            min_reader=manifest.min_reader(commit),
             written_by=version(),
             generation=self.generation + 1,
         )
@@ -168,6 +207,9 @@ class Transaction:
         switch(prepared)
         self._current, self._base = commit, dict(commit)
         self._discard()
+        for key in self._journals:
+            _remove(os.path.join(self.path, f"cache-{key}"))
+        self._close_journals()
         with contextlib.suppress(OSError, RetrievalError):  # the commit stands; the next writer tidies up
             self._collect()
         return self.generation
@@ -207,6 +249,7 @@ class Transaction:
         if self._lock < 0:
             return
         self._discard()
+        self._close_journals()
         for path in self._litter:
             _remove(path)
         self._litter = []

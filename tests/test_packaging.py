@@ -104,7 +104,7 @@ def test_wheel_holds_code_sample_and_licence(tree: Path, wheel: Path) -> None:
     inside = names(wheel)
     assert shipped(tree) - inside == set()
     assert "retrieval/py.typed" in inside
-    for file in (tree / "data" / "sample").rglob("*"):
+    for file in [*(tree / "data" / "sample").rglob("*"), *(tree / "index" / "weights").rglob("*")]:
         if file.is_file():
             assert f"retrieval/{file.relative_to(tree)}" in inside
     assert any("data/sample/" in name and "corpus" in name for name in inside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import sys
 import threading
@@ -245,3 +246,36 @@ def test_real_collections(collections: Path, name: str) -> None:
     assert len(ids) == COUNTS[name]
     assert corpus.line == COUNTS[name]
     assert corpus.bytes_read == corpus.bytes_total
+
+
+def test_a_folder_of_json_lines(tmp_path: Path) -> None:
+    folder = tmp_path / "collection"
+    folder.mkdir()
+    sizes = {"docs00.json": 5, "docs01.jsonl.gz": 0, "docs02.jsonl.gz": 3, "docs03.ndjson": 4}
+    number = 0
+    for name, size in sizes.items():
+        opened = gzip.open if name.endswith(".gz") else open
+        with opened(folder / name, "wt") as file:
+            for _ in range(size):
+                file.write(json.dumps({"id": f"d{number}", "contents": f"text {number}"}) + "\n\n")
+                number += 1
+    (folder / "docs01.jsonl.gz").write_bytes(gzip.compress(b"\n"))
+    (folder / "README.md").write_text("about them")
+    corpus = open_corpus(folder)
+    assert [document.text for document in corpus] == [f"text {n}" for n in range(12)]
+    read = []
+    for batch in corpus.batches(4):
+        read.append((Path(corpus.source).name, [line for line, _ in batch]))
+    assert read == [
+        ("docs00.json", [1, 3, 5, 7]),
+        ("docs00.json", [9]),
+        ("docs02.jsonl.gz", [1, 3, 5]),
+        ("docs03.ndjson", [1, 3, 5, 7]),
+    ]
+    assert corpus.bytes_read == corpus.bytes_total == sum((folder / name).stat().st_size for name in sizes)
+    (folder / "docs02.jsonl.gz").write_bytes(gzip.compress(b'{"id": "x", "text": "y"}\nbad\n'))
+    with pytest.raises(BadLine, match=r"docs02\.jsonl\.gz:2: not JSON"):
+        list(corpus)
+    (folder / "queries.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"without a corpus: no corpus\.jsonl"):
+        open_corpus(folder)

@@ -5,17 +5,45 @@ from __future__ import annotations
 import json
 import random
 import tarfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from retrieval import Index
+from retrieval import Index, registry
 from retrieval.artefact import Store
 from retrieval.check import check
+from retrieval.index.bm25 import Bm25
 
 FROZEN = Path(__file__).parent / "frozen"
 QUERIES = ["red green", "blue", "w7 w8 w9", "Straße über", "nothing"]
+
+
+class Carrier(Bm25):
+    """BM25 that carries files about, as methods with a model do from format 2 on."""
+
+    kind = "carrier"
+
+    def __init__(self, inner: Bm25, assets: Mapping[str, bytes]) -> None:
+        super().__init__({**inner.settings, "kind": self.kind}, inner.analyzer)
+        self.assets = assets
+
+    @classmethod
+    def create(cls, model: str, analyzer_name: str, options: Mapping[str, Any]) -> Carrier:
+        return cls(Bm25.create("", analyzer_name, options), {"vocab.txt": b"a piece\n" * 9, "empty": b""})
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], assets: Mapping[str, bytes]) -> Carrier:  # type: ignore[override]
+        return cls(Bm25.restore(settings), assets)
+
+
+@pytest.fixture(autouse=True)
+def carrier() -> Iterator[None]:
+    """The method, registered for the time of a test."""
+    registry.register("carrier", kind="sparse method")(Carrier)
+    yield
+    del registry._FACTORIES["sparse method", "carrier"]
 
 
 def documents() -> list[dict[str, Any]]:
@@ -41,6 +69,9 @@ def answers(index: Index) -> dict[str, Any]:
             run = (index.stage(name, **params) % 5)(QUERIES)
             label = f"{name} {sorted(params.items())}"
             found[label] = [[(hit.doc_id, hit.score) for hit in run[query]] for query in run]
+    carried = getattr(index._methods.get("carrier"), "assets", {})
+    if carried:
+        found["assets"] = {name: carried[name].decode() for name in carried}
     found["filter"] = [
         (hit.doc_id, hit.score) for hit in index.search("red", 3, pipeline="bm25", filter="number < 9")
     ]
@@ -53,7 +84,9 @@ def freeze(path: Path) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        index = Index.create(Path(scratch) / "index", ["bm25", "second=bm25"], analyzer="german")
+        registry.register("carrier", kind="sparse method")(Carrier)
+        methods = ["bm25", "carrier"]
+        index = Index.create(Path(scratch) / "index", methods, analyzer="german")
         every = documents()
         index.add(every[:17_000])
         index.commit()

@@ -70,7 +70,7 @@ def test_bad_lines(call: Call, tmp_path: Path, write: Write) -> None:
     ("options", "message"),
     [
         (["--sparse", "bm52"], "did you mean 'bm25'?"),
-        (["--sparse", "tildev2"], "unknown sparse"),
+        (["--sparse", "splade"], "unknown sparse"),
         (["--sparse", "bm25", "--sparse", "bm25"], "two representations are called 'bm25'"),
         (["--analyzer", "englich"], "did you mean 'english'?"),
         (["--dense", "minilm"], "no dense methods"),

@@ -61,13 +61,13 @@ def test_a_terminal_gets_one_redrawn_line(clock: list[float]) -> None:
     assert written.count("\n") == 1
     assert written.endswith("\n")
     assert written.count("\r") == 4
-    assert "indexing: 18, 0/s, 3 min 0 s so far" in written
+    assert "indexing: 18, 0.1/s, 3 min 0 s so far" in written
 
 
 def test_finished_work_says_what_it_took(clock: list[float]) -> None:
     bar = Progress("merging", 10, stream=io.StringIO())
     bar.done = 10
-    assert bar.line(7200.0) == "merging: 10 of 10, 0/s, 2 h 0 min in all"
+    assert bar.line(7200.0) == "merging: 10 of 10, 0.0014/s, 2 h 0 min in all"
     assert bar.line(0.0) == "merging: 10 of 10, 0/s, 0 s in all"
 
 
@@ -88,3 +88,10 @@ def test_the_work_goes_on_when_nobody_reads(clock: list[float]) -> None:
             clock[0] += 10.0
             bar.update()
     assert bar.done == 3
+
+
+def test_work_that_goes_on_counts_its_rate_from_where_it_began() -> None:
+    bar = Progress("training", 100, stream=io.StringIO())
+    bar.start_at(60)
+    bar.done = 80
+    assert bar.line(10.0) == "training: 80 of 100, 2/s, 10 s left"

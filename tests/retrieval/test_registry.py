@@ -22,7 +22,7 @@ def test_what_is_registered_is_found_by_kind() -> None:
         return f"mine {k1}"
 
     assert registry.lookup("mine") is factory
-    assert registry.names() == ["mine"]
+    assert "mine" in registry.names() and registry.names() == sorted(registry.names())
     assert registry.make("mine", {"k1": 2}) == "mine 2"
     with pytest.raises(UnknownName):
         registry.lookup("mine", kind="fusion")
@@ -55,7 +55,7 @@ def test_entry_points_are_loaded_when_their_name_is_asked_for(monkeypatch: pytes
     points = EntryPoints([EntryPoint("plugin", "collections:OrderedDict", "retrieval.stages")])
 
     monkeypatch.setattr(importlib.metadata, "entry_points", points.select)
-    assert registry.names() == ["plugin"]
+    assert "plugin" in registry.names()
     assert registry.lookup("plugin").__name__ == "OrderedDict"
     with pytest.raises(UnknownName):
         registry.lookup("plugin", kind="fusion")

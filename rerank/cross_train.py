@@ -1,0 +1,155 @@
+"""`retrieve train cross`: fine-tuning of a cross-encoder on queries, passages that answer, hard negatives.
+
+The loss is groupwise, as the authors of B-PROP fine-tune: cross-entropy of the positive among itself and 11
+negatives (--set loss=hinge for pairs). It starts from a B-PROP model, whose ROP head becomes the scorer, from
+a cross-encoder, or from a plain BERT with a fresh head. Examples without negatives get BM25's
+(preparation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retrieval.errors import UserError
+from retrieval.index.bert import pack
+from retrieval.index.model_files import save_model
+from retrieval.index.preparation import SETTINGS, prepare
+from retrieval.index.tilde_model import device_of
+from retrieval.index.tilde_train import shuffled, start_files, tokenise, training_config
+from retrieval.index.trainer import Figures, TaskOptions, read_settings
+from retrieval.registry import register
+from retrieval.rerank.cross_model import group_loss, join, load_cross, score_pairs
+
+DEFAULTS: dict[str, Any] = {
+    "negatives": 11,  # of each query in a step, drawn anew each time from those that were found
+    "loss": "softmax",  # or hinge
+    "length": 192,  # tokens of query and passage together
+    "query_tokens": 64,
+    "dropout": 0.0,  # while training (BERT's own is 0.1; small models do without)
+    "dtype": "float32",  # of the saved model
+}
+_BATCH = 4  # groups
+_HELD_OUT = 100
+_FRESH = ("classifier.", "bert.pooler.", "pooler.")
+
+
+class CrossTask:
+    """See retrieval.index.trainer.Task. A batch is groups: a query with its positive and negatives."""
+
+    name = "cross"
+    better: Literal["higher", "lower"] = "higher"
+    recipe: Mapping[str, Any] = {"lr": 1e-4, "epochs": 1, "warmup": 0.1}
+
+    def __init__(self, options: TaskOptions) -> None:
+        self.settings = settings = read_settings("cross", {**SETTINGS, **DEFAULTS}, options.settings)
+        _check(settings)
+        files = start_files(options)
+        config = training_config(files, settings["dropout"])
+        if not 16 <= settings["length"] <= config.max_position_embeddings:
+            raise UserError(
+                f"--set length={settings['length']}: this model reads 16 to {config.max_position_embeddings} "
+                "tokens"
+            )
+        self.options = options
+        self._cross, fresh = load_cross(files, config, fresh=_FRESH)
+        self.model: torch.nn.Module = self._cross
+        if fresh:
+            options.say(f"{options.start!r} has no {', '.join(sorted(fresh))}; they begin fresh")
+        self._config = dict(files.config)
+        self.vocabulary = files.vocabulary
+        self.prepared = prepared = prepare(options, settings, negatives=True)
+        words, limit = self.vocabulary, settings["length"]
+        self._queries = tokenise(options, prepared, words, "queries", settings["query_tokens"])
+        self._passages = tokenise(options, prepared, words, "passages", limit)
+        held_out = _HELD_OUT if options.held_out is None else options.held_out
+        training, self._held_out = prepared.split(held_out, options.seed)
+        self._training = training[(prepared.negatives[training] >= 0).any(1)]
+        if not len(self._training):
+            raise UserError("no example has a negative; give negatives, or more passages to find them among")
+        self._batch = options.batch or _BATCH
+        self.facts: Mapping[str, Any] = {
+            "start": files.identity["weights"], "tokenizer": files.identity["tokenizer"],
+            "data": list(options.data), "corpus": list(options.corpus), "batch": self._batch,
+            "held_out": held_out, "settings": settings,
+        }  # fmt: skip
+
+    def batches(self, epoch: int, seed: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """(numbers of examples, a seed for the choice of their negatives)."""
+        for at, examples in enumerate(shuffled(self._training, self._batch, epoch, seed)):
+            yield examples, (epoch << 32) + at
+
+    def _group(self, example: int, rng: np.random.Generator | None) -> NDArray[np.int64]:
+        """Passages of an example, its positive first, negatives at random; without a generator: all."""
+        hard = self.prepared.negatives[example]
+        hard = hard[hard >= 0].astype(np.int64)
+        if rng is not None:
+            hard = rng.permutation(hard)[: self.settings["negatives"]]
+        return np.append(self.prepared.positive[example], hard).astype(np.int64)
+
+    def _pairs(self, example: int, passages: NDArray[np.int64]) -> list[Any]:
+        words, limit = self.vocabulary, self.settings["length"]
+        query = self._queries[example]
+        return [join(query, self._passages[p], limit, words.cls, words.sep) for p in passages.tolist()]
+
+    def loss(self, batch: tuple[NDArray[np.int64], int]) -> tuple[Tensor, Figures]:
+        """Groupwise loss, and how often the positive scores highest."""
+        examples, seed = batch
+        rng = np.random.default_rng([self.options.seed, 3, seed])
+        groups = [self._group(example, rng) for example in examples.tolist()]
+        pairs = [
+            one for example, group in zip(examples.tolist(), groups) for one in self._pairs(example, group)
+        ]
+        device = device_of(self.model)
+        scores = self.model(pack([p.ids for p in pairs], [p.segments for p in pairs], device))
+        sizes = torch.tensor([len(group) for group in groups], device=device)
+        loss = group_loss(scores, sizes, self.settings["loss"])
+        best = [part.argmax() == 0 for part in scores.detach().split(sizes.tolist())]
+        return loss, {"accuracy": float(torch.stack(best).float().mean())}
+
+    def evaluate(self) -> Figures:
+        """mrr of the positive among all its negatives, and how often it is first."""
+        ranks = []
+        for example in self._held_out.tolist():
+            group = self._group(example, None)
+            if len(group) < 2:
+                continue
+            scores = score_pairs(self._cross, self._pairs(example, group))
+            # Equal scores share their ranks, so that a model that gives the same to all is not lucky.
+            ranks.append(1 + int((scores > scores[0]).sum()) + (int((scores == scores[0]).sum()) - 1) / 2)
+        if not ranks:
+            return {}
+        found = np.array(ranks)
+        return {"mrr": float((1 / found).mean()), "accuracy": float((found == 1).mean())}
+
+    def save(self, directory: str) -> None:
+        """A directory that `cross(...)` and transformers' BertForSequenceClassification load."""
+        settings = {"kind": "cross", "length": self.settings["length"]}
+        labels = self._cross.classifier.out_features
+        config = {
+            **self._config, "architectures": ["BertForSequenceClassification"], "num_labels": labels,
+            "retrieval": settings,
+        }  # fmt: skip
+        save_model(
+            directory, config, self.model.state_dict(), self.vocabulary.data, self.vocabulary.name,
+            dtype=self.settings["dtype"],
+        )  # fmt: skip
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    for name, known in (("loss", ("softmax", "hinge")), ("dtype", ("float32", "float16", "int8"))):
+        if settings[name] not in known:
+            raise UserError(f"--set {name}={settings[name]}: choose one of {', '.join(known)}")
+    if settings["negatives"] < 1 or settings["query_tokens"] < 1:
+        raise UserError("negatives and query_tokens are 1 or more")
+
+
+@register("cross", kind="training task")
+def create(options: TaskOptions) -> CrossTask:
+    """A fine-tuning of a cross-encoder. Raises UserError, BadLine."""
+    return CrossTask(options)
