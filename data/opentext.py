@@ -35,6 +35,8 @@ _LEFT_OUT = {
     "hpo": 13477, "lilypond": 3566, "lintian": 1416, "mhcc": 4962, "news": 13270, "octave": 2921,
     "postgresql": 7533, "r_manuals": 2057, "tales": 517,
 }  # fmt: skip
+# Drawn, but not written: some of these passages are under licences that forbid commercial use or changes.
+_NOT_FREE = {"stellarium"}
 _ASKING = ("what is ", "what is the meaning of ", "define ", "information about ", "how does it work: ")
 _STOP = (
     " the a of and in is to or for on by with as an that this it from be are was were at which can may used"
@@ -53,6 +55,7 @@ class Passage(NamedTuple):
 def build(out: str | os.PathLike[str], downloads: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Write OUT/pairs.jsonl, the same bytes every time: {"query", "positive": {"title", "text"}} a line.
 
+    Beside it OUT/corpus.jsonl, the passages by themselves, to pre-train on.
     Packages come from `downloads` (OUT/downloads unless said) and are fetched where they are missing: 655 MB.
     Returns the counts of passages, pairs and kinds of queries, and the file's sha256. Raises UserError for a
     package that cannot be had or is another one.
@@ -71,11 +74,13 @@ def build(out: str | os.PathLike[str], downloads: str | os.PathLike[str] | None 
             natural[text].append(query)
     kinds: Counter[str] = Counter()
     digest = hashlib.sha256()
-    written = set()
-    with atomic(folder / "pairs.jsonl") as write:
+    written: set[str] = set()
+    with atomic(folder / "pairs.jsonl") as write, atomic(folder / "corpus.jsonl") as write_passage:
         for passage, made in zip(pool, make_queries(pool, rng)):
-            if passage.text in written:
+            if passage.text in written or passage.source in _NOT_FREE:
                 continue
+            record = {"_id": f"p{len(written)}", "title": passage.title, "text": passage.text}
+            write_passage(json.dumps(record).encode() + b"\n")
             written.add(passage.text)
             for kind, query in [*made, *(("natural", query) for query in natural[passage.text])]:
                 positive = {"title": passage.title, "text": passage.text}

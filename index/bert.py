@@ -27,10 +27,13 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
 }
 _LEGAL: dict[str, tuple[int | None, tuple[type, ...]]] = {
-    "int": (1, (int,)),
+    "int": (1, (int,)),  # and at most _MOST: nobody's model has more of anything
     "float": (0, (int, float)),
     "str": (None, (str,)),
 }
+
+
+_MOST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class BertConfig:
             values[field.name] = value
             low, wanted = _LEGAL[str(field.type)]
             known_type = isinstance(value, wanted) and not isinstance(value, bool)
+            if known_type and field.type == "int" and value > _MOST:
+                raise UserError(f"config.json: {field.name} is {value!r}; no model has so many")
             if not known_type or (low is not None and value < low):
                 bound = "" if low is None else f" of at least {low}"
                 raise UserError(f"config.json: {field.name} is {value!r}; it must be {field.type}{bound}")

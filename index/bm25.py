@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from retrieval.part import Part
 
 _FEW = 256  # documents whose occurrences are written out at a time
+_LONGEST = 1 << 24  # words of a document: each is written out, and a file that claims more fills the memory
 
 
 @registry.register("bm25", kind="sparse method")
@@ -126,7 +127,7 @@ class Bm25Builder:
 
 
 class GivenBuilder:
-    """One segment of term frequencies from a file."""
+    """One segment of term frequencies from a file. Documents of more than 16 million words are refused."""
 
     def __init__(self, path: str, scratch: str, budget: int, *, compact: bool) -> None:
         from retrieval.index.postings_writer import PostingsWriter
@@ -149,6 +150,13 @@ class GivenBuilder:
             some = documents[start : start + _FEW]
             ends, terms, counts = self._vectors.take([document.doc_id for document in some])
             offsets = np.append(0, np.cumsum(counts, dtype=np.int64))[ends]
+            words = np.diff(offsets)
+            if words.max() > _LONGEST:
+                longest = int(words.argmax())
+                raise UserError(
+                    f"document {some[longest].doc_id!r} has {words[longest]:,} words in {self._path!r}; "
+                    "are these term frequencies? for weights use impacts:FILE"
+                )
             self._writer.add(offsets, np.repeat(terms, counts))
 
     def finish(self, part: Part) -> None:

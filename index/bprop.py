@@ -37,7 +37,7 @@ from retrieval.errors import UserError
 from retrieval.index.analysis import Analyzer, analyzer
 from retrieval.index.contrast import SATURATION, saturated
 from retrieval.index.encoding import cut_windows
-from retrieval.index.learned import LearnedMethod, read_common, whole
+from retrieval.index.learned import LearnedMethod, positions, read_common, whole
 from retrieval.index.quantise import Quantiser
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class BPropMethod(LearnedMethod):
     def described(cls, files: ModelFiles) -> dict[str, Any]:
         """Windows, saturation, pieces and quantiser."""
         settings = files.settings
-        positions = files.config.get("max_position_embeddings", 512)
+        most = positions(files)
         constant, pieces = settings.get("saturation", SATURATION), settings.get("pieces", "sum")
         layers = settings.get("layers", "last")
         number = isinstance(constant, (int, float)) and not isinstance(constant, bool)
@@ -94,15 +94,15 @@ class BPropMethod(LearnedMethod):
                 f"{pieces!r} and layers as {layers!r}; they are a number between 0 and 1, sum or first, and "
                 "last or all"
             )
-        most = float(saturated(np.ones(1), constant)[0])
+        largest = float(saturated(np.ones(1), constant)[0])
         return {
             **read_common(files),
-            "window": whole(files, settings, "window", positions, 3, positions),
+            "window": whole(files, settings, "window", most, 3, most),
             "windows": whole(files, settings, "windows", _WINDOWS, 1, 1 << 20),
             "saturation": constant,
             "pieces": pieces,
             "layers": layers,
-            "quantiser": Quantiser.of(most, rounding=settings.get("rounding", "ceil")).facts,
+            "quantiser": Quantiser.of(largest, rounding=settings.get("rounding", "ceil")).facts,
         }
 
     @cached_property

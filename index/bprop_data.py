@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from retrieval.diskio import disk_errors
 from retrieval.errors import UserError
 from retrieval.index.contrast import RandomProcess, saturated, summed
+from retrieval.index.train_state import locked
 from retrieval.index.wholewords import Ragged, WordTable, cut_to
 
 if TYPE_CHECKING:
@@ -63,14 +64,15 @@ def prepare(
     """The documents of a corpus, from OUT/prepared.npz if that was made of the same facts, or anew.
 
     bert: whose attention to take; None for PROP. settings: see bprop_train.DEFAULTS. Raises UserError where
-    fewer than two documents are long enough.
+    fewer than two documents are long enough, Locked where another process prepares or trains there.
     """
     path = os.path.join(options.out, FILE)
     key = json.dumps(dict(facts), sort_keys=True)
-    found = _stored(path, key, vocabulary)
-    if found is None:
-        found = _read(options, texts, vocabulary, bert, settings)
-        _store(path, key, found)
+    with locked(options.out):
+        found = _stored(path, key, vocabulary)
+        if found is None:
+            found = _read(options, texts, vocabulary, bert, settings)
+            _store(path, key, found)
     if len(found.words) < 2:
         raise UserError(
             f"of the corpus {len(found.words)} documents have {settings['shortest']} different words or "

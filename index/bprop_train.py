@@ -111,6 +111,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name in ("mean", "saturation", "pairs", "shortest"):
         if not settings[name] > 0:
             raise UserError(f"--set {name}={settings[name]}: give a number above 0")
+    if not 0.01 <= settings["mean"] <= 100:
+        raise UserError(f"--set mean={settings['mean']}: give a mean size of word sets, from 0.01 to 100")
     for name in ("keep", "temperature", "subsample", "documents", "short", "masks_most", "least"):
         if settings[name] < 0:
             raise UserError(f"--set {name}={settings[name]}: give a number of 0 or more")
@@ -174,6 +176,11 @@ class BPropTask:
             for pair in self._drawn(document, pairs, rng):
                 better, worse = (table.tokens(np.array(side))[0] for side in (pair.better, pair.worse))
                 quads.append((better, worse, tokens, word))
+        if not quads:
+            raise UserError(
+                "no document of a batch gives two word sets that differ in their scores: their words are all "
+                "alike to --set contrast and temperature; give other text, or a larger --batch"
+            )
         share, most = self.settings["mask"], self.settings["masks_most"]
         made = side_by_side(quads, self.settings["length"], vocabulary)
         masked = [mask_words(one, vocabulary, rng, share=share, most=most) for one in made]

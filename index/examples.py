@@ -43,12 +43,21 @@ class Lines:
 
     def __getitem__(self, at: int) -> Any:
         start, end = int(self._starts[at]), int(self._starts[at + 1])
-        return orjson.loads(os.pread(self._file.fileno(), end - start, start))
+        return self._record(os.pread(self._file.fileno(), end - start, start))
 
     def __iter__(self) -> Iterator[Any]:
         with open(self.path, "rb") as file:
             for line in file:
-                yield orjson.loads(line)
+                yield self._record(line)
+
+    def _record(self, line: bytes) -> Any:
+        try:
+            return orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            folder = os.path.dirname(self.path)
+            raise UserError(
+                f"{self.path!r} is damaged ({error}); delete {folder!r} to prepare anew"
+            ) from None
 
     def close(self) -> None:
         """Closes the file."""
@@ -110,6 +119,8 @@ class Prepared:
         path = os.path.join(self.directory, name)
         if not os.path.exists(path) or not rows:
             return None
+        if (size := os.path.getsize(path)) == 0 or size % (2 * rows):
+            raise UserError(f"{path!r} is damaged: it has {size:,} bytes for {rows:,} texts; delete it")
         return np.memmap(path, np.float16, "r").reshape(rows, -1)
 
     def vectors(self) -> tuple[NDArray[np.float16], NDArray[np.float16]]:

@@ -1,4 +1,5 @@
-"""The decorator of all compiled functions: cached on disk where possible, without the GIL, without checks."""
+"""The decorator of all compiled functions: cached on disk where possible, without the GIL, without checks.
+And a hint for them: what will be read soon."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numba as nb
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.extending import intrinsic
 
 
 def jit(*signature: Any, inline: str = "never") -> Callable[[Callable[..., Any]], Any]:
@@ -19,3 +22,21 @@ def jit(*signature: Any, inline: str = "never") -> Callable[[Callable[..., Any]]
             return nb.njit(*signature, **options)(function)
 
     return compiled
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """prefetch(array, index), in compiled code: starts to load that element's line; any index will do."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        text, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        hint = builder.module.declare_intrinsic(
+            "llvm.prefetch", [text], ir.FunctionType(ir.VoidType(), [text, number, number, number])
+        )
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), text)
+        # For reading, of data; into the second cache: the first holds what is worked on.
+        builder.call(hint, [place, number(0), number(2), number(1)])
+        return context.get_dummy_value()
+
+    return nb.types.void(array, nb.types.int64), generate

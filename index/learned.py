@@ -206,6 +206,17 @@ def whole(
     return value
 
 
+def positions(files: ModelFiles) -> int:
+    """How many tokens a model reads at most. Raises UserError for a config.json that gives no such number."""
+    value = files.config.get("max_position_embeddings", 512)
+    if isinstance(value, bool) or not isinstance(value, int) or not 3 <= value <= 1 << 20:
+        raise UserError(
+            f"{files.path!r}: config.json gives max_position_embeddings as {value!r}; it is a whole number "
+            "of 3 or more"
+        )
+    return value
+
+
 def read_common(files: ModelFiles) -> dict[str, Any]:
     """Settings of every model: window, windows, precision. Raises UserError.
 
@@ -214,7 +225,7 @@ def read_common(files: ModelFiles) -> dict[str, Any]:
     precision  float32, or bfloat16 for twice the speed where the processor has it
     """
     settings = files.settings
-    positions = files.config.get("max_position_embeddings", 512)
+    most = positions(files)
     precision = settings.get("precision", _PRECISIONS[0])
     if precision not in _PRECISIONS:
         raise UserError(
@@ -222,7 +233,7 @@ def read_common(files: ModelFiles) -> dict[str, Any]:
             "bfloat16"
         )
     return {
-        "window": whole(files, settings, "window", min(128, positions), 3, positions),
+        "window": whole(files, settings, "window", min(128, most), 3, most),
         "windows": whole(files, settings, "windows", 8, 1, 1 << 20),
         "precision": precision,
     }

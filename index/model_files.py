@@ -72,7 +72,7 @@ class ModelFiles:
             raise UserError(f"{path!r} holds no {WEIGHTS}; is it a model directory?")
         config = _read_config(os.path.join(path, CONFIG))
         vocabulary = Vocabulary.load(path)
-        size = config.get("vocab_size")
+        size = config.get("vocab_size", 30522)  # what BERT's configuration means where it says nothing
         if isinstance(size, int) and vocabulary.size > size:
             raise UserError(
                 f"{path!r}: the tokenizer has {vocabulary.size} pieces and the model {size} (vocab_size of "
@@ -279,7 +279,7 @@ def _read_config(file: str) -> dict[str, Any]:
             config = json.load(opened)
     except FileNotFoundError:
         raise UserError(f"no {file!r}; a model directory has one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {file!r}: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("retrieval", {}), dict):
         raise UserError(f"{file!r} holds no JSON object (nor may its part 'retrieval' be anything else)")

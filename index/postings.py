@@ -140,11 +140,12 @@ class Postings:
         """The forward view: (row ends int64[n + 1], term numbers, values), by document number in lists."""
         return check_rows(self)
 
-    def dense(self) -> NDArray[np.int32]:
-        """This thread's table of query weights by term number, all zero."""
-        if not hasattr(self._local, "dense"):
-            self._local.dense = np.zeros(len(self.df), np.int32)
-        table: NDArray[np.int32] = self._local.dense
+    def slots(self, terms: int) -> Array:
+        """This thread's table by term number, all zero, whose type counts up to so many: uint8 or uint32."""
+        name = "few" if terms < 256 else "many"
+        if not hasattr(self._local, name):
+            setattr(self._local, name, np.zeros(len(self.df), np.uint8 if terms < 256 else np.uint32))
+        table: Array = getattr(self._local, name)
         return table
 
     @cached_property

@@ -18,7 +18,7 @@ from retrieval.data.training import Example, read_examples
 from retrieval.errors import UserError
 from retrieval.index.examples import EXAMPLES, FACTS, FOLDER, PASSAGES, Lines, Prepared, Relevant
 from retrieval.index.synthetic import KINDS, Recipe, check_recipe, count_words, make_queries
-from retrieval.index.train_state import claim
+from retrieval.index.train_state import claim, locked
 from retrieval.index.trainer import TaskOptions
 from retrieval.types import Document
 
@@ -36,6 +36,8 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 """Settings of preparation, with their defaults; a task joins them to its own."""
 
+_LEAST = {"documents": 0, "examples": 0, "negatives": 0, "depth": 1, "mined": 0}
+_NOTHING = "no example could be made from what was given; are the texts very short?"
 _PAIRS = "pairs.jsonl"
 _COUNTED = 100_000  # documents whose words are counted for the keywords
 _CHUNK = 2048  # texts given to the teacher together: what a kill may cost
@@ -48,12 +50,16 @@ def prepare(options: TaskOptions, settings: Mapping[str, Any], *, negatives: boo
     settings   those of SETTINGS, others are ignored
     negatives  find hard negatives for examples that have none
 
-    Raises UserError where nothing is given, or the directory holds examples made in another way; BadLine.
+    Raises UserError where nothing is given, or the directory holds examples made in another way; BadLine;
+    Locked where another process prepares or trains there.
     """
     if not options.data and not options.corpus:
         raise UserError(
             "nothing to train on; give --data FILE of examples, or --corpus CORPUS to make them from"
         )
+    for name, least in _LEAST.items():
+        if settings[name] < least:
+            raise UserError(f"--set {name}={settings[name]}: give a number of {least} or more")
     if settings["mined"] and not options.teacher:
         raise UserError("mined queries are what a teacher finds; give --teacher DIR, or --set mined=0")
     wanted = int(settings["negatives"]) if negatives else 0
@@ -63,12 +69,27 @@ def prepare(options: TaskOptions, settings: Mapping[str, Any], *, negatives: boo
         "seed": options.seed, **used, "negatives": wanted,
     }  # fmt: skip
     folder = os.path.join(options.out, FOLDER)
+    with locked(options.out):  # two that append the teacher's vectors to one file would mix them up
+        _fill(options, used, facts, wanted, folder)
+    found = Prepared(folder)
+    if not len(found):
+        raise UserError(_NOTHING)
+    return found
+
+
+def _fill(
+    options: TaskOptions, used: Mapping[str, Any], facts: Mapping[str, Any], wanted: int, folder: str
+) -> None:
+    """Makes what the folder does not hold yet."""
     if not os.path.exists(os.path.join(folder, _PAIRS)):  # an attempt that failed binds nobody
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, "source.json"))
     claim(folder, "source.json", facts, "set of examples")
     if not os.path.exists(os.path.join(folder, FACTS)):
         _write_pairs(options, used, folder)
+        if not os.path.getsize(os.path.join(folder, _PAIRS)):
+            os.unlink(os.path.join(folder, _PAIRS))  # so that it binds nobody
+            raise UserError(_NOTHING)
         if wanted:
             _write_negatives(options, used, wanted, folder)
         else:
@@ -79,10 +100,6 @@ def prepare(options: TaskOptions, settings: Mapping[str, Any], *, negatives: boo
             _mine(options, used, folder)
         with atomic(os.path.join(folder, FACTS)) as write:
             write(orjson.dumps(facts))
-    found = Prepared(folder)
-    if not len(found):
-        raise UserError("no example could be made from what was given; are the texts very short?")
-    return found
 
 
 # --- pairs --------------------------------------------------------------------------------------------------

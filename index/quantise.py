@@ -34,8 +34,8 @@ class Quantiser(NamedTuple):
     @classmethod
     def of(cls, maximum: float, *, bits: int = 8, rounding: str = "floor", least: int = 1) -> Quantiser:
         """A checked one. Raises UserError, UnknownName."""
-        if rounding not in _ROUND:
-            raise UnknownName("rounding", rounding, list(_ROUND))
+        if not isinstance(rounding, str) or rounding not in _ROUND:
+            raise UnknownName("rounding", str(rounding), list(_ROUND))
         number = isinstance(maximum, (int, float)) and not isinstance(maximum, bool)
         if not number or not math.isfinite(maximum) or not maximum > 0:
             raise UserError(

@@ -127,27 +127,28 @@ class Searcher:
 
         A document without a match gets 0.
         """
-        sums = np.zeros(len(docs), np.int32)
-        scales = np.ones(len(docs), np.float32)
-        compiled = "numba" in sys.modules or len(docs) > 2000
+        scores = np.zeros(len(docs), np.float32)
+        work = self._rescored if "numba" in sys.modules or len(docs) > 2000 else portable.rescore
         for i, query in enumerate(queries):
             a, b = int(offsets[i]), int(offsets[i + 1])
             terms, weights, scale = fixed_point(query, self._most)
-            scales[a:b] = scale
+            sums = np.zeros(b - a, np.int32)
             for segment in self.segments:
-                local = docs[a:b].astype(np.int64) - segment.base
-                inside = np.flatnonzero((local >= 0) & (local < segment.postings.documents))
-                if not len(inside):
-                    continue
-                if compiled:
-                    sums[a + inside] = self._rescored(segment, terms, weights, local[inside])
-                else:
-                    sums[a + inside] = portable.rescore(segment, terms, weights, local[inside])
-        return sums.astype(np.float32) / scales
+                local = docs[a:b].astype(np.int64)
+                if segment.base:
+                    local -= segment.base
+                inside = local.view(np.uint64) < np.uint64(segment.postings.documents)  # not negative either
+                if inside.all():
+                    sums = work(segment, terms, weights, local)
+                elif inside.any():
+                    sums[inside] = work(segment, terms, weights, local[inside])
+            scores[a:b] = sums.astype(np.float32) / np.float32(scale)
+        return scores
 
     def _rescored(
         self, segment: Segment, terms: Sequence[str], weights: Sequence[float], docs: NDArray[np.int64]
     ) -> NDArray[np.int32]:
+        from retrieval.index.forward import by_rows, rescore_rows
         from retrieval.index.rescore import rescore
 
         postings, scoring = segment.postings, segment.scoring
@@ -155,20 +156,18 @@ class Searcher:
         if len(postings.order):
             docs = postings.places[docs].astype(np.int64)
         sums = np.zeros(len(docs), np.int32)
-        if postings.facts.get("forward"):
-            from retrieval.index.forward import rescore_rows
-
-            rescore_rows(
-                *postings.rows, docs, np.array([n for n, _ in pairs], np.int64),
-                np.array([w for _, w in pairs], np.float64).astype(np.int32), postings.dense(), sums,
-            )  # fmt: skip
-            return sums
-        order = np.argsort(docs, kind="stable")
-        lists, places = postings.lists([n for n, _ in pairs])
+        numbers = [n for n, _ in pairs]
         q = np.array([w for _, w in pairs], np.float64)
+        q_int = q.astype(np.int32)
+        if by_rows(postings, len(numbers), len(docs)):
+            slots = postings.slots(len(numbers))
+            rescore_rows(*postings.rows, docs, np.array(numbers, np.int64), q_int, slots, sums)
+            return sums
+        order = np.argsort(docs)
+        lists, places = postings.lists(numbers)
         rescore(
             *lists, scoring.table, scoring.width, scoring.norms, scoring.codes, *places, q.astype(np.float32),
-            q.astype(np.int32), docs[order], sums,
+            q_int, docs[order], sums,
         )  # fmt: skip
         placed = np.empty_like(sums)
         placed[order] = sums

@@ -44,6 +44,10 @@ class Teacher:
             )
         self.pooling = "cls" if "pooling_mode_cls_token" in modes else "mean"
         prompts = _json(directory, "config_sentence_transformers.json").get("prompts") or {}
+        if not isinstance(prompts, dict):
+            raise UserError(
+                f"{directory!r}: config_sentence_transformers.json gives prompts that are no object"
+            )
         self.prompts = {
             "query": str(prompts.get("query") or ""),
             "passage": str(prompts.get("document") or prompts.get("passage") or ""),
@@ -51,6 +55,11 @@ class Teacher:
         self.device = torch.device(device)
         self._type = torch.bfloat16 if bf16 else None
         limit = _json(directory, "sentence_bert_config.json").get("max_seq_length") or 512
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 3:
+            raise UserError(
+                f"{directory!r}: sentence_bert_config.json gives max_seq_length as {limit!r}; it is a number "
+                "of tokens, 3 or more"
+            )
         config = _json(directory, "config.json")
         self._model: Any
         if config.get("model_type", "bert") == "bert":
@@ -59,11 +68,11 @@ class Teacher:
             shape = BertConfig.from_dict(files.config)
             self._model = Bert(shape)
             files.load_into(self._model)
-            self.limit = min(int(limit), shape.max_position_embeddings)
+            self.limit = min(limit, shape.max_position_embeddings)
             self.size = shape.hidden_size
             self._encode = self._packed
         else:
-            self._load_foreign(directory, int(limit))
+            self._load_foreign(directory, limit)
         self._model.eval().requires_grad_(False).to(self.device)
 
     def _load_foreign(self, directory: str, limit: int) -> None:
@@ -141,7 +150,7 @@ def _json(*parts: str) -> dict[str, Any]:
             value = json.load(file)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path!r}: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path!r} is no JSON object")

@@ -21,6 +21,7 @@ from torch.nn import functional
 from retrieval.errors import UserError
 from retrieval.index.bert import BertConfig
 from retrieval.index.examples import Prepared, Tokens
+from retrieval.index.learned import positions
 from retrieval.index.model_files import ModelFiles, save_model
 from retrieval.index.packed import pack
 from retrieval.index.preparation import SETTINGS, prepare
@@ -80,6 +81,18 @@ def check_model_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"--set {name}={settings[name]}: give 3 tokens or more")
 
 
+def fit_lengths(settings: dict[str, Any], options: TaskOptions, files: ModelFiles, *names: str) -> None:
+    """Lowers defaults to what the model can read. Raises UserError for a length that was given and is beyond:
+    what is trained with it could not be used.
+    """
+    most = positions(files)
+    for name in names:
+        if name not in options.settings:
+            settings[name] = min(settings[name], most)
+        if not 3 <= settings[name] <= most:
+            raise UserError(f"--set {name}={settings[name]}: {files.path!r} reads 3 to {most} tokens")
+
+
 def training_config(files: ModelFiles, dropout: float) -> BertConfig:
     """The configuration of the start model with another dropout. Raises UserError."""
     if not 0 <= dropout < 1:
@@ -121,6 +134,8 @@ class TildeTask:
         if options.teacher and not self.settings["mined"]:
             raise UserError("tilde uses a teacher only to mine queries; add --set mined=5, or leave it out")
         files = start_files(options)
+        read = ("window", "query_tokens") if self.settings["both"] else ("window",)
+        fit_lengths(self.settings, options, files, *read)
         self.batch = options.batch or 64
         self.config = dict(files.config)
         self.vocabulary = files.vocabulary

@@ -32,7 +32,7 @@ from retrieval import registry
 from retrieval.errors import UserError
 from retrieval.index.encoding import Encoded, cut_windows, strongest
 from retrieval.index.expansion import expanded_sequence, id_mask
-from retrieval.index.learned import LearnedMethod, open_model, read_common, whole
+from retrieval.index.learned import LearnedMethod, open_model, positions, read_common, whole
 from retrieval.index.quantise import Quantiser
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TildeV2Method(LearnedMethod):
     def described(cls, files: ModelFiles) -> dict[str, Any]:
         """Windows, expansion (with the other model's identity) and quantiser."""
         settings = files.settings
-        positions = files.config.get("max_position_embeddings", 512)
+        most = positions(files)
         expander = open_expander(files)
         expansion = None
         if expander is not None:
@@ -61,7 +61,7 @@ class TildeV2Method(LearnedMethod):
             maximum = load_tildev2(files).bound()
         return {
             **read_common(files),
-            "length": whole(files, settings, "length", min(192, positions), 3, positions),
+            "length": whole(files, settings, "length", min(192, most), 3, most),
             "expansion": expansion,
             "quantiser": Quantiser.of(maximum, rounding=settings.get("rounding", "floor")).facts,
         }
@@ -118,7 +118,9 @@ class TildeV2Encoder:
         expander = open_expander(files)
         self._expander = None if expander is None else load_tilde(expander)
         self._top = 0 if expander is None else settings["expansion"]["top"]
-        self._excluded = id_mask(self._model.bert.config.vocab_size, vocabulary.expansion_stop)
+        # As wide as what expands: the rows of a model may be filled up beyond its vocabulary.
+        rows = vocabulary.size if self._expander is None else self._expander.bert.config.vocab_size
+        self._excluded = id_mask(rows, vocabulary.expansion_stop)
         self._excluded[vocabulary.size :] = True
 
     def encode(self, texts: Sequence[str]) -> Encoded:

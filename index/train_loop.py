@@ -34,6 +34,7 @@ _POINTS = 500  # of a curve
 _EVALUATIONS = 10
 _CHECKPOINT_SECONDS = 600.0
 _DEAD = 0.95
+_STATE = {"step", "epoch", "batch", "total", "sums", "best", "held_out", "loss", "scaler"}
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -106,6 +107,8 @@ class Loop:
             return
         path = found[-1][1]
         tensors, facts = load_state(path)
+        if lacking := sorted(_STATE - facts.keys()):
+            raise UserError(f"the checkpoint {path!r} is damaged (no {lacking[0]}); delete it to begin anew")
         if facts["total"] != self.total:
             raise UserError(
                 f"the checkpoint {path!r} is of a training of {facts['total']} steps, and this one has "

@@ -184,9 +184,10 @@ def _typed(name: str, text: str, default: Any) -> Any:
         return text
     try:
         value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+        sensible = math.isfinite(value) and (kind is float or abs(value) < 1 << 31)
+    except (ValueError, OverflowError):
+        sensible = False
+    if not sensible:
         wanted = "a whole number" if kind is int else "a number"
         raise UserError(f"--set {name}={text}: give {wanted}, such as {default}")
     return value

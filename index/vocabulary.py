@@ -145,7 +145,7 @@ def _is_cased(folder: Path, name: str) -> bool:
         return False
     try:
         return json.loads(_read(settings)).get("do_lower_case") is False
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{str(settings)!r} is no JSON object ({error})") from error
 
 

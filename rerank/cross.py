@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import CompositionError, UserError
-from retrieval.index.learned import need_torch
+from retrieval.index.learned import need_torch, positions
 from retrieval.index.model_files import ModelFiles
 from retrieval.registry import register
 from retrieval.stage import Lookup, Param, Stage
@@ -54,10 +54,10 @@ class Cross(Stage):
         kind = files.settings.get("kind", "cross")
         if kind not in _KINDS:
             raise UserError(f"{model!r} holds a model of kind {kind!r}; cross takes {' or '.join(_KINDS)}")
-        positions = files.config.get("max_position_embeddings", 512)
-        most = length or files.settings.get("length", positions)
-        if isinstance(most, bool) or not isinstance(most, int) or not 8 <= most <= positions:
-            raise UserError(f"cross cannot take length={most!r}; {model!r} reads 8 to {positions} tokens")
+        room = positions(files)
+        most = length or files.settings.get("length", room)
+        if isinstance(most, bool) or not isinstance(most, int) or not 8 <= most <= room:
+            raise UserError(f"cross cannot take length={most!r}; {model!r} reads 8 to {room} tokens")
         self._length: int = most
         self._model: CrossEncoder | None = None
 

@@ -79,6 +79,8 @@ def train(given: Namespace) -> None:
 
     The last line of output is {"model": DIR, "steps": N, ...}. DIR/curve.svg shows how it went.
     """
+    if not given.out:
+        raise UserError("--out is empty; name the directory where the training is to live")
     refuse_file(given.out)
     for name in ("out", "start", "teacher"):
         if getattr(given, name) is not None:

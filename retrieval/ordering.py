@@ -19,15 +19,24 @@ def rank_order(
     at in tied groups only, each once; and not at all in a table that has an attribute `rank` (int32[number of
     ids], each id's place in ascending order).
     """
-    query = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint64), np.diff(offsets))
-    key = (query << _HALF) | _falling(scores)  # one integer sorts by query and score
+    known: NDArray[np.int32] | None = getattr(doc_ids, "rank", None)
+    if known is not None and len(offsets) == 2:  # of one query all that counts fits one integer
+        bits = (scores + np.float32(0)).view(np.int32)  # -0.0 is 0.0
+        keys = (~(bits ^ ((bits >> 31) & 0x7FFFFFFF))).astype(np.int64)
+        keys <<= 32
+        keys -= known[docs]
+        return np.argsort(keys)
+    key = _falling(scores).astype(np.uint64)
+    if len(offsets) > 2:  # one integer sorts by query and score
+        key |= np.repeat(np.arange(len(offsets) - 1, dtype=np.uint64) << _HALF, np.diff(offsets))
     order = np.argsort(key)
     key = key[order]
-    same = key[1:] == key[:-1]
-    if not same.any():
+    differs = np.ones(len(key) + 1, np.bool_)  # from the one before; so does what would come last
+    np.not_equal(key[1:], key[:-1], out=differs[1:-1])
+    if differs.all():
         return order
-    tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
-    group = np.cumsum(~np.insert(same, 0, False), dtype=np.uint64)[tied]
+    tied = np.flatnonzero(~(differs[:-1] & differs[1:]))
+    group = np.cumsum(differs[:-1], dtype=np.uint64)[tied]
     backwards = np.uint64(len(doc_ids)) - _id_ranks(docs[order[tied]], doc_ids)
     # Tied groups are contiguous, so sorting all of them at once leaves each where it stands.
     order[tied] = order[tied][np.argsort((group << _HALF) | backwards)]

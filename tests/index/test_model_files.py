@@ -235,7 +235,7 @@ def test_directories_that_are_no_models(model: Path, tmp_path: Path) -> None:
     config = (model / "config.json").read_text()
     (model / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 39}))
     refused("tokenizer has 40 pieces and the model 39")
-    for text in ("[]", "{", '{"retrieval": 1}'):
+    for text in ("[]", "{", '{"retrieval": 1}', "[" * 100_000):
         (model / "config.json").write_text(text)
         refused("config.json")
     (model / "config.json").unlink()

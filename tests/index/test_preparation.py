@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from retrieval.errors import BadLine, UserError
+from retrieval.errors import BadLine, Locked, UserError
 from retrieval.index import preparation
 from retrieval.index.examples import Lines, Prepared, Queries, Relevant, Tokens
 from retrieval.index.preparation import SETTINGS, prepare
+from retrieval.index.train_state import locked
 from retrieval.index.trainer import TaskOptions
 
 WORDS = ["red", "green", "blue", "apple", "pear", "plum", "house", "tree", "river", "stone", "bread", "cloud"]
@@ -194,6 +195,18 @@ def test_nothing_and_bad_lines(tmp_path: Path) -> None:
     short.write_text('{"_id": "a", "text": "word"}\n')
     with pytest.raises(UserError, match="no example could be made"):
         prepare(TaskOptions(out=str(tmp_path / "p"), corpus=(str(short),)), SETTINGS, negatives=False)
+    options = TaskOptions(out=str(tmp_path / "p"), data=(str(path),))
+    for name, value in (("examples", -1), ("negatives", -3), ("depth", 0), ("mined", -1), ("documents", -5)):
+        with pytest.raises(UserError, match=f"--set {name}={value}: give a number of"):
+            prepare(options, {**SETTINGS, name: value}, negatives=True)
+    assert len(prepare(options, SETTINGS, negatives=False)) == 2  # the empty corpus binds nobody
+
+
+def test_two_do_not_prepare_in_one_place(tmp_path: Path, corpus: str) -> None:
+    options = TaskOptions(out=str(tmp_path / "o"), corpus=(corpus,))
+    with locked(options.out), pytest.raises(Locked, match="another process trains"):
+        prepare(options, SETTINGS, negatives=False)
+    assert len(prepare(options, SETTINGS, negatives=False))
 
 
 def test_preparation_is_counted(tmp_path: Path, corpus: str) -> None:
@@ -263,6 +276,20 @@ def test_lines_are_read_by_number(tmp_path: Path) -> None:
     )
     lines = Lines(str(path))
     assert [lines[i] for i in range(len(lines))] == records == list(lines)
+    path.write_text('{"a": 1}\n{"a"\n')
+    with pytest.raises(UserError, match=r"l\.jsonl' is damaged .*prepare anew"):
+        list(Lines(str(path)))
+    with pytest.raises(UserError, match="is damaged"):
+        Lines(str(path))[1]
+
+
+def test_vectors_that_are_cut_short(tmp_path: Path, corpus: str, tiny_model: Callable[..., Path]) -> None:
+    options = TaskOptions(out=str(tmp_path / "o"), corpus=(corpus,), teacher=str(tiny_model("tilde")))
+    folder = Path(prepare(options, SETTINGS, negatives=False).directory)
+    with open(folder / "passages.f16", "r+b") as file:
+        file.truncate(7)
+    with pytest.raises(UserError, match=r"passages\.f16' is damaged"):
+        prepare(options, SETTINGS, negatives=False)
 
 
 def test_queries_are_mined_where_the_teacher_finds_them_close(

@@ -84,6 +84,8 @@ def test_a_maximum_that_is_refused(maximum: float) -> None:
 def test_what_else_is_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'floor'"):
         Quantiser.of(1.0, rounding="flor")
+    with pytest.raises(UserError, match="unknown rounding"):
+        Quantiser.from_facts({"maximum": 1.0, "rounding": ["floor"]})
     with pytest.raises(UserError, match="1 to 8 bits"):
         Quantiser.of(1.0, bits=9)
     with pytest.raises(UserError, match="not a number"):

@@ -104,6 +104,84 @@ def test_rescoring_equals_the_scores(
 
 
 @pytest.fixture(scope="module")
+def rows(tools: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Documents of 0 to 60 of 700 terms with a forward view, and their values as a matrix."""
+    rng = np.random.default_rng(7)
+    values = np.zeros((400, 700), np.int64)
+    vectors = []
+    for document, count in enumerate(rng.integers(0, 61, len(values)).tolist()):
+        terms = rng.choice(700, count, replace=False)
+        values[document, terms] = rng.integers(1, 256, count)
+        vectors.append({f"t{term}": int(values[document, term]) for term in terms})
+    vectors[9] = {f"t{term}": 1 for term in range(700)}
+    values[9] = 1
+    scratch = tmp_path_factory.mktemp("scratch")
+    made = {c: tools.impact_postings(vectors, scratch, forward=True, compact=c) for c in (False, True)}
+    return made, values
+
+
+@SOME
+@given(st.integers(0, 700), st.integers(0, 1200), st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))
+def test_rows_and_lists_give_the_same_scores(
+    tools: Any, rows: Any, terms: int, candidates: int, forward: bool, compact: bool, seed: int
+) -> None:
+    """With more terms than a byte counts, rows of any length, candidates that come twice."""
+    from retrieval.index import forward as module
+
+    made, values = rows
+    rng = np.random.default_rng(seed)
+    asked = rng.choice(700, terms, replace=False)
+    weights = rng.integers(1, 4, terms)
+    wanted = rng.integers(0, len(values), candidates).astype(np.int32)
+    searcher = tools.impact_searcher(made[compact], range(len(values)))
+    query = {f"t{term}": float(weight) for term, weight in zip(asked.tolist(), weights.tolist(), strict=True)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "by_rows", lambda *_: forward)
+        found = searcher.rescore([query], np.array([0, candidates]), wanted)
+    assert found.tolist() == (values[wanted][:, asked] @ weights).tolist()
+    for name in ("few", "many"):
+        assert not getattr(made[compact]._local, name, np.zeros(1)).any()  # clean for the next query
+
+
+def test_many_terms_are_rescored_by_rows_and_few_by_lists(rows: Any) -> None:
+    from retrieval.index.forward import by_rows
+
+    plain, compact = rows[0][False], rows[0][True]
+    assert not by_rows(plain, 1, 1000)
+    assert by_rows(plain, 50, 1000)
+    assert by_rows(plain, 1, 20)  # sorting and finding the lists would take longer
+    assert by_rows(compact, 1, 1000)
+    choices = [by_rows(plain, terms, 1000) for terms in range(60)]
+    assert choices == sorted(choices)  # once by rows, by rows for more terms too
+
+
+def test_without_a_forward_view_only_lists(tools: Any, tmp_path: Path) -> None:
+    from retrieval.index.forward import by_rows
+
+    assert not by_rows(tools.impact_postings([{"a": 1}], tmp_path), 700, 1)
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_segments_rescore_their_own_documents(tools: Any, tmp_path: Path, forward: bool) -> None:
+    """Ordinals of several segments mixed, several queries, and ones that no segment has."""
+    from retrieval.index.searcher import Searcher
+
+    parts = [[{"a": 3}, {"b": 5}], [{"a": 7, "b": 2}], [{"c": 9}, {"a": 11}]]
+    segments: list[Any] = []
+    base = 0
+    for part in parts:
+        made = tools.impact_searcher(
+            tools.impact_postings(part, tmp_path, forward=forward), range(len(part))
+        ).segments[0]
+        segments.append(made._replace(base=base))
+        base += len(part)
+    searcher = Searcher(segments, 255.0)
+    docs = np.array([4, 0, 2, 1, 3, 9, -1, 2], np.int32)
+    found = searcher.rescore([{"a": 1.0}, {"b": 2.0, "a": 1.0}], np.array([0, 5, 8]), docs)
+    assert found.tolist() == [11, 3, 7, 0, 0, 0, 0, 11]
+
+
+@pytest.fixture(scope="module")
 def large(tools: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three chunks of documents with rare, common and very common terms, and frequencies beyond a byte."""
     rng = np.random.default_rng(5)

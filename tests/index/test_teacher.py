@@ -112,7 +112,18 @@ def test_bad_directories(tmp_path: Path, tiny_model: Callable[..., Path]) -> Non
     (directory / "1_Pooling" / "config.json").write_text("[")
     with pytest.raises(UserError, match="cannot read"):
         Teacher(str(directory))
+    (directory / "1_Pooling" / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="cannot read"):
+        Teacher(str(directory))
     (directory / "1_Pooling" / "config.json").unlink()
+    (directory / "sentence_bert_config.json").write_text('{"max_seq_length": -5}')
+    with pytest.raises(UserError, match="max_seq_length as -5"):
+        Teacher(str(directory))
+    (directory / "sentence_bert_config.json").unlink()
+    (directory / "config_sentence_transformers.json").write_text('{"prompts": ["query: "]}')
+    with pytest.raises(UserError, match="prompts that are no object"):
+        Teacher(str(directory))
+    (directory / "config_sentence_transformers.json").unlink()
     broken: dict[str, Any] = {**json.loads((directory / "config.json").read_text()), "model_type": "no-such"}
     (directory / "config.json").write_text(json.dumps(broken))
     pytest.importorskip("transformers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from retrieval import CorruptIndex, Index, MissingExtra, UserError
 torch = pytest.importorskip("torch")
 
 from retrieval.index.model_files import ModelFiles, save_model  # noqa: E402
+from retrieval.rerank.cross import Cross  # noqa: E402
 
 TEXTS = {
     "d0": "abc of the cab, bad cabs",
@@ -107,6 +109,34 @@ def test_an_expander_that_is_absent_or_of_another_kind(
 def test_a_model_of_another_kind_is_refused(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match="kind 'tilde', and tildev2 needs"):
         Index.create(tmp_path / "index", [f"tildev2:{tiny_model('tilde')}"])
+
+
+@pytest.mark.parametrize("kind", ["tilde", "tildev2", "bprop"])
+@pytest.mark.parametrize("value", ["64", None, [64], 1.5, 2, 10**30])
+def test_a_number_of_positions_that_is_none(
+    tmp_path: Path, tiny_model: Callable[..., Path], kind: str, value: Any
+) -> None:
+    model = tiny_model(kind, maximum=1.0)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": value}))
+    with pytest.raises(UserError, match="gives max_position_embeddings as"):
+        Index.create(tmp_path / "index", [f"{kind}:{model}"])
+    if kind == "bprop":
+        with pytest.raises(UserError, match="gives max_position_embeddings as"):
+            Cross(str(model))
+
+
+def test_an_expander_with_more_rows_than_the_vocabulary(tmp_path: Path, pair: Callable[..., Path]) -> None:
+    model = pair()
+    files = ModelFiles.open(str(tmp_path / "tilde"))
+    rows, tensors = files.vocabulary.size + 5, files.tensors()
+    for name, most in (("bert.embeddings.word_embeddings.weight", 0.0), ("cls.predictions.bias", 50.0)):
+        extra = torch.full((5, *tensors[name].shape[1:]), most)  # and these are the likeliest terms
+        tensors[name] = torch.cat([tensors[name], extra])
+    save_model(str(tmp_path / "tilde"), {**files.config, "vocab_size": rows}, tensors, files.vocabulary.data)
+    index = index_of(tmp_path, model)
+    assert len(index) == len(TEXTS)
+    assert index.search("cab", 3, pipeline="tildev2")
 
 
 def test_a_model_without_the_head_is_refused(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:

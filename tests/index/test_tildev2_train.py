@@ -15,10 +15,17 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
 from retrieval.errors import UserError  # noqa: E402
+from retrieval.index.bert import BertConfig  # noqa: E402
 from retrieval.index.index import Index  # noqa: E402
-from retrieval.index.model_files import ModelFiles  # noqa: E402
+from retrieval.index.model_files import ModelFiles, save_model  # noqa: E402
 from retrieval.index.tildev2 import TildeV2Encoder, TildeV2Method  # noqa: E402
-from retrieval.index.tildev2_model import contrastive_loss, kl_loss, margin_mse_loss, own_scores  # noqa: E402
+from retrieval.index.tildev2_model import (  # noqa: E402
+    TildeV2,
+    contrastive_loss,
+    kl_loss,
+    margin_mse_loss,
+    own_scores,
+)
 from retrieval.index.tildev2_train import TildeV2Task, create  # noqa: E402
 from retrieval.index.trainer import TaskOptions, TrainOptions, train  # noqa: E402
 from retrieval.types import Document  # noqa: E402
@@ -243,9 +250,37 @@ def test_what_is_refused(make: Made) -> None:
         ({"temperature": 0.0}, "temperature and scale are above 0"),
         ({"group": 0}, "group is 1 or more"),
         ({"tilde": "/nowhere"}, "no model directory '/nowhere'"),
+        ({"maximum": 0}, "--set maximum=0: give a number of passages"),
+        ({"length": 1}, "--set length=1: .* reads 3 to 64 tokens"),
+        ({"length": 65}, "--set length=65: .* reads 3 to 64 tokens"),
+        ({"window": 65}, "--set window=65: .* reads 3 to 64 tokens"),
     ):
         with pytest.raises(UserError, match=message):
             make(records(4), **settings)
+
+
+def test_an_expander_of_another_kind_is_refused(make: Made, tiny_model: Callable[..., Path]) -> None:
+    other = tiny_model("bprop", name="other", words=WORDS)  # the trained model could not be indexed with
+    with pytest.raises(UserError, match="kind 'bprop', and tilde needs"):
+        make(records(4), tilde=str(other))
+
+
+def test_a_new_head_is_not_asleep(make: Made, tmp_path: Path) -> None:
+    files = ModelFiles.open(str(tmp_path / "start"))
+    tensors = files.tensors()
+    del tensors["tok_proj.weight"], tensors["tok_proj.bias"]
+    tensors["bert.encoder.layer.1.output.LayerNorm.bias"] *= 100  # all tokens lie to one side
+    save_model(str(tmp_path / "start"), files.config, tensors, files.vocabulary.data)
+    heads = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        task = make(records(8), top=0)
+        _, figures = task.loss(batch_of(task))
+        assert figures["zeros"] < 0.95, seed
+        torch.manual_seed(seed)
+        drawn = TildeV2(BertConfig.from_dict({**files.config, "hidden_dropout_prob": 0})).tok_proj.weight
+        heads.append(bool((drawn == task.model.tok_proj.weight).all()))
+    assert 0 < sum(heads) < 8  # one that sees something stays as it was drawn
 
 
 def test_another_vocabulary_is_refused(make: Made, tiny_model: Callable[..., Path]) -> None:

@@ -146,6 +146,16 @@ def test_interruption_leaves_one_checkpoint_of_the_step_that_was_done(tmp_path: 
     assert [step for step, _ in states(str(tmp_path), "checkpoint")] == [8]
 
 
+def test_a_checkpoint_that_lacks_its_position(tmp_path: Path) -> None:
+    train(Toy(), str(tmp_path), OPTIONS)
+    facts = Path(states(str(tmp_path), "checkpoint")[-1][1], "state.json")
+    stored = json.loads(facts.read_text())
+    del stored["total"]
+    facts.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"is damaged \(no total\); delete it"):
+        train(Toy(), str(tmp_path), OPTIONS)
+
+
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
     train(Toy(), str(tmp_path), OPTIONS)
     before, task = weights(tmp_path), Toy(seed=3)

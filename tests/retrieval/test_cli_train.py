@@ -131,6 +131,7 @@ def test_what_is_refused(tmp_path: Path, start: str, corpus: str, capsys: Captur
         assert message in refused(capsys, "tilde", *options, *more), more
     assert "unknown training task 'tilda'; did you mean 'tilde'" in refused(capsys, "tilda", *options)
     assert "--out DIR is missing" in refused(capsys, "tilde")
+    assert "--out is empty" in refused(capsys, "tilde", "--out", "", "--start", start, "--corpus", corpus)
     assert "nothing to train on" in refused(capsys, "tilde", "--out", str(tmp_path / "o"), "--start", start)
     file = tmp_path / "file"
     file.write_text("")

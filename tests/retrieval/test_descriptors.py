@@ -60,6 +60,16 @@ def descriptors(under: Path) -> int:
     return count
 
 
+_NEVER_CLOSED = """
+import os, sys
+from retrieval.artefact import Store
+
+opened = Store.open(sys.argv[1])
+print(len(opened._descriptors))
+os.close = None  # as the interpreter leaves it when what held the snapshot was let go of last
+"""
+
+
 def make(path: Path) -> list[str]:
     """An index of a small and two large files."""
     with Store.writer(path, create=True) as writer:
@@ -98,3 +108,11 @@ def test_threads_map_a_file_once(tmp_path: Path) -> None:
             with ThreadPoolExecutor(8) as pool:  # passes on what a thread raises
                 seen = list(pool.map(read, range(8)))
             assert len({id(each.obj) for each in seen}) == 1
+
+
+def test_a_snapshot_that_outlives_the_modules_ends_in_silence(tmp_path: Path) -> None:
+    make(tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-c", _NEVER_CLOSED, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    assert (ended.stdout, ended.stderr) == ("2\n", "")

@@ -22,7 +22,8 @@ def test_what_is_registered_is_found_by_kind() -> None:
         return f"mine {k1}"
 
     assert registry.lookup("mine") is factory
-    assert "mine" in registry.names() and registry.names() == sorted(registry.names())
+    assert "mine" in registry.names()
+    assert registry.names() == sorted(registry.names())
     assert registry.make("mine", {"k1": 2}) == "mine 2"
     with pytest.raises(UnknownName):
         registry.lookup("mine", kind="fusion")
