@@ -131,7 +131,8 @@ def contrast(document: Floats, collection: Floats, method: str = "entropy", *, u
         raise UnknownName("contrast", method, list(TEMPERATURE))
     rand = np.where(collection > 0, collection, unseen)
     if method == "subtract":
-        return np.maximum(document - rand, 0.0)
+        excess = document - rand
+        return np.where(excess > 1e-5 * document, excess, 0.0)  # less is float32 rounding
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log2(document / rand) if method == "kl" else -np.log2(rand)
         scores = document * ratio

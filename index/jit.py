@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba as nb
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir  # type: ignore[import-untyped]  # numba brings it
 from numba.extending import intrinsic
 
 
