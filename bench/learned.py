@@ -250,13 +250,26 @@ def _limit_threads(threads: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the comparison; exits with the error's code where it cannot."""
     settings = parse(arguments)
+
+    def measure(work: Path) -> dict[str, Any]:
+        _limit_threads(settings.threads)
+        return Comparison(settings, work).run()
+
+    present(settings, measure, report.markdown)
+
+
+def present(
+    settings: argparse.Namespace,
+    measure: Callable[[Path], dict[str, Any]],
+    markdown: Callable[[dict[str, Any]], str],
+) -> None:
+    """Measures in settings.work, or a temporary folder; prints the tables and writes settings.json."""
     try:
         with ExitStack() as stack:
-            work = settings.work or stack.enter_context(tempfile.TemporaryDirectory(prefix="learned-"))
-            Path(work).mkdir(parents=True, exist_ok=True)
-            _limit_threads(settings.threads)
-            results = Comparison(settings, Path(work)).run()
-            sys.stdout.write(report.markdown(results))
+            work = Path(settings.work or stack.enter_context(tempfile.TemporaryDirectory(prefix="learned-")))
+            work.mkdir(parents=True, exist_ok=True)
+            results = measure(work)
+            sys.stdout.write(markdown(results))
             if settings.json:
                 with atomic(settings.json) as write:
                     write((json.dumps(results, indent=1) + "\n").encode())

@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from time import perf_counter, process_time
@@ -29,11 +27,9 @@ from retrieval.bench import engines_corpora
 from retrieval.bench.engines_files import about, load_queries
 from retrieval.bench.engines_report import machine, number
 from retrieval.bench.engines_worker import folder_bytes
-from retrieval.bench.learned import _count, say
+from retrieval.bench.learned import _count, present, say
 from retrieval.bench.learned_report import table
 from retrieval.bench.learned_rows import FORMS, RERANK, DirectIndex, direct_index
-from retrieval.data.output import atomic
-from retrieval.errors import RetrievalError
 from retrieval.index.index import Index
 from retrieval.types import Document, Query, Run
 
@@ -284,18 +280,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     settings = parse(arguments)
-    try:
-        with ExitStack() as stack:
-            work = settings.work or stack.enter_context(tempfile.TemporaryDirectory(prefix="learned-speed-"))
-            Path(work).mkdir(parents=True, exist_ok=True)
-            results = measure(settings, Path(work))
-            sys.stdout.write(markdown(results))
-            if settings.json:
-                with atomic(settings.json) as write:
-                    write((json.dumps(results, indent=1) + "\n").encode())
-    except RetrievalError as error:
-        say(f"error: {error}")
-        raise SystemExit(error.exit_code) from None
+    present(settings, lambda work: measure(settings, work), markdown)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -202,3 +203,33 @@ def tools() -> Any:
     return types.SimpleNamespace(
         **{name: value for name, value in globals().items() if not name.startswith("_")}
     )
+
+
+@pytest.fixture
+def pair(tiny_model: Callable[..., Path]) -> Callable[..., Path]:
+    """A TILDEv2 model beside the TILDE model that it expands with."""
+
+    def make(top: int = 12, **settings: Any) -> Path:
+        tiny_model("tilde", seed=3)
+        expansion = {"model": "../tilde", "top": top}
+        return tiny_model("tildev2", **{"seed": 4, "window": 20, "expansion": expansion, **settings})
+
+    return make
+
+
+@pytest.fixture
+def placed(parity: Path) -> Callable[..., Path]:
+    """placed(kind, target, **settings): a parity model of TILDE or TILDEv2 as a model directory."""
+
+    def make(kind: str, target: Path, **settings: Any) -> Path:
+        source = parity / "tilde"
+        target.mkdir()
+        shutil.copyfile(source / f"{kind}.safetensors", target / "model.safetensors")
+        shutil.copyfile(source / "vocab.txt", target / "vocab.txt")
+        config = orjson.loads((source / "config.json").read_bytes())
+        (target / "config.json").write_bytes(
+            orjson.dumps({**config, "retrieval": {"kind": kind, **settings}})
+        )
+        return target
+
+    return make

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,48 +11,8 @@ from retrieval.index.bprop_pairs import Instance, instance, mask_words, side_by_
 from retrieval.index.vocabulary import Vocabulary
 from retrieval.index.wholewords import Ragged, WordTable, cut_to
 
-torch = pytest.importorskip("torch")
-
-from retrieval.index.bprop_train import BPropTask, create  # noqa: E402
-from retrieval.index.trainer import TaskOptions  # noqa: E402
-
-Maker = Callable[..., Path]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cab", "fox", "zoo", "s", "##s", "##y", "a", "b", "."]
 WORDS = Vocabulary.from_bytes("".join(piece + "\n" for piece in PIECES).encode(), "vocab.txt")
-PROSE = [
-    "the fox and the cab go to a zoo by night when many old men dream of bread and water in a big house",
-    "a cab driver will wait for one more hour at that corner where rain falls on every hat and coat all day",
-    "zoo keepers feed big birds with fish from cold lakes while young girls paint small signs on wood gates",
-    "music plays in some far town hall where quick hands move over keys until late at night when all sleep",
-    "ships sail past dark rocks under stars that guide brave crews home with spice silk gold tea and salt",
-    "farmers plant corn beans wheat and oats each spring then pray for rain sun calm wind and good harvest",
-]
-
-
-def make_corpus(folder: Path, copies: int = 6) -> Path:
-    lines = [
-        json.dumps({"id": f"{copy}-{i}", "text": f"{text} {PROSE[(i + copy) % len(PROSE)]}"})
-        for copy in range(copies)
-        for i, text in enumerate(PROSE)
-    ]
-    path = folder / "corpus.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def make_task(tiny_model: Maker, tmp_path: Path, name: str = "out", **settings: Any) -> BPropTask:
-    start = tmp_path / "bprop"
-    if not start.exists():
-        tiny_model("bprop")
-    corpus = tmp_path / "corpus.jsonl"
-    if not corpus.exists():
-        make_corpus(tmp_path)
-    texts = {key: str(value) for key, value in {"length": 64, "least": 2, **settings}.items()}
-    (tmp_path / name).mkdir(exist_ok=True)
-    options = TaskOptions(
-        out=str(tmp_path / name), start=str(start), corpus=(str(corpus),), batch=4, settings=texts
-    )
-    return create(options)
 
 
 # --- whole words ------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,23 +41,13 @@ TEXTS = {
 }
 
 
-def placed(source: Path, kind: str, target: Path, **settings: Any) -> Path:
-    """A parity model as a model directory."""
-    target.mkdir()
-    shutil.copyfile(source / f"{kind}.safetensors", target / "model.safetensors")
-    shutil.copyfile(source / "vocab.txt", target / "vocab.txt")
-    config = json.loads((source / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps({**config, "retrieval": {"kind": kind, **settings}}))
-    return target
-
-
 @pytest.fixture
-def official(parity: Path, tmp_path: Path) -> dict[str, Any]:
+def official(parity: Path, placed: Callable[..., Path], tmp_path: Path) -> dict[str, Any]:
     """The parity model, its texts as ids, and what the official code made of them."""
     from safetensors.numpy import load_file
 
     source = parity / "tilde"
-    files = ModelFiles.open(str(placed(source, "tilde", tmp_path / "model")))
+    files = ModelFiles.open(str(placed("tilde", tmp_path / "model")))
     expected = json.loads((source / "expected.json").read_text())
     vocabulary = files.vocabulary
     passages, queries = vocabulary.encode(expected["passages"]), vocabulary.encode(expected["queries"])

@@ -44,18 +44,6 @@ TEXTS = {
 QUERIES = ["cab", "zoo zoo fox", "what definition", "the of", "", "quick bad zebra jumps"]
 
 
-@pytest.fixture
-def pair(tiny_model: Callable[..., Path]) -> Callable[..., Path]:
-    """A TILDEv2 model beside the TILDE model that it expands with."""
-
-    def make(top: int = 12, **settings: Any) -> Path:
-        tiny_model("tilde", seed=3)
-        expansion = {"model": "../tilde", "top": top}
-        return tiny_model("tildev2", **{"seed": 4, "window": 20, "expansion": expansion, **settings})
-
-    return make
-
-
 def index_of(tmp_path: Path, model: Path, name: str = "index", **options: Any) -> Index:
     index = Index.create(tmp_path / name, [f"tildev2:{model}", "bm25"], **options)
     index.add([{"id": doc_id, "text": text} for doc_id, text in TEXTS.items()])

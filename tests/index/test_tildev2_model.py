@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,27 +33,16 @@ from retrieval.index.tildev2_model import (  # noqa: E402
     token_weights,
 )
 
-
-def placed(source: Path, kind: str, target: Path, **settings: Any) -> Path:
-    """A parity model as a model directory."""
-    target.mkdir()
-    shutil.copyfile(source / f"{kind}.safetensors", target / "model.safetensors")
-    shutil.copyfile(source / "vocab.txt", target / "vocab.txt")
-    config = json.loads((source / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps({**config, "retrieval": {"kind": kind, **settings}}))
-    return target
-
-
 # --- parity with the official code ----------------------------------------------------------------------
 
 
 @pytest.fixture
-def official(parity: Path, tmp_path: Path) -> dict[str, Any]:
+def official(parity: Path, placed: Callable[..., Path], tmp_path: Path) -> dict[str, Any]:
     """The parity model, its inputs and what the official code made of them."""
     from safetensors.numpy import load_file
 
     source = parity / "tilde"
-    files = ModelFiles.open(str(placed(source, "tildev2", tmp_path / "model")))
+    files = ModelFiles.open(str(placed("tildev2", tmp_path / "model")))
     expected = json.loads((source / "expected.json").read_text())
     vocabulary = files.vocabulary
     passages = vocabulary.encode(expected["passages"])
@@ -107,17 +95,17 @@ def test_parity_of_impacts_and_query_scores(official: dict[str, Any]) -> None:
     assert np.abs(scores.numpy() - np.array(official["query_scores"])).max() < 1e-4
 
 
-def test_parity_through_the_index(parity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_through_the_index(
+    parity: Path, placed: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """8 bits of a known maximum: to one step. Here the official expansion list stands for ours."""
     source = parity / "tilde"
     expected = json.loads((source / "expected.json").read_text())
     monkeypatch.setattr(Vocabulary, "expansion_stop", frozenset(expected["expansion_excluded_ids"]))
-    placed(source, "tilde", tmp_path / "tilde", window=64)
+    placed("tilde", tmp_path / "tilde", window=64)
     maximum = max(weight for impacts in expected["impacts"] for weight in impacts.values())
     expansion = {"model": "../tilde", "top": expected["topk"]}
-    model = placed(
-        source, "tildev2", tmp_path / "v2", window=64, length=64, maximum=maximum, expansion=expansion
-    )
+    model = placed("tildev2", tmp_path / "v2", window=64, length=64, maximum=maximum, expansion=expansion)
     index = Index.create(tmp_path / "index", [f"tildev2:{model}"])
     index.add([{"id": str(i), "text": text} for i, text in enumerate(expected["passages"])])
     index.commit()

@@ -28,7 +28,6 @@ from retrieval.index.trainer import (
     TrainOptions,
     create_task,
     rate_at,
-    read_settings,
     train,
     with_recipe,
 )
@@ -397,20 +396,3 @@ def test_a_task_s_recipe_stands_behind_what_the_user_says() -> None:
     task = Toy()
     assert with_recipe(task, {}) == TrainOptions(lr=0.5, epochs=7)
     assert with_recipe(task, {"steps": 3, "lr": 1.0}) == TrainOptions(lr=1.0, steps=3)
-
-
-def test_settings_are_read_as_their_defaults_are() -> None:
-    defaults = {"a": 1, "b": 0.5, "c": True, "d": "x"}
-    given = {"a": "3", "b": "2", "c": "false", "d": "1"}
-    assert read_settings("toy", defaults, given) == {"a": 3, "b": 2.0, "c": False, "d": "1"}
-    assert read_settings("toy", defaults, {}) == defaults
-    for name, text, message in (
-        ("a", "1.5", "give a whole number, such as 1"),
-        ("b", "x", "give a number, such as 0.5"),
-        ("b", "nan", "give a number"),
-        ("c", "yes", "give true or false"),
-    ):
-        with pytest.raises(UserError, match=f"--set {name}={text}: {message}"):
-            read_settings("toy", defaults, {name: text})
-    with pytest.raises(UnknownName, match="unknown setting of toy 'e'; known: a, b, c, d"):
-        read_settings("toy", defaults, {"e": "1"})
