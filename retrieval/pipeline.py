@@ -45,6 +45,15 @@ def parse(text: str, resolve: Resolve = registry.make, *, given: bool = False) -
     return stage
 
 
+def parse_params(text: str) -> dict[str, Param]:
+    """What stands in brackets, without them: `precision=bfloat16, ann=hnsw`. Raises CompositionError."""
+    parser = _Parser(f"{text})", registry.make)
+    params = parser.parameters()
+    if not parser.end():
+        raise parser.wrong("the end")
+    return params
+
+
 def to_toml(stage: Stage) -> str:
     """One line of TOML with the pipeline's text, parameters included."""
     text = json.dumps(repr(stage), ensure_ascii=False).replace("\x7f", "\\u007f")

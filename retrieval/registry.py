@@ -23,6 +23,9 @@ _FACTORIES: dict[tuple[str, str], Factory] = {}
 
 # Modules of this package that register what stands in front of them, imported when it is first asked for.
 _BUILT_IN = {
+    ("dense encoder", "bert"): "retrieval.index.text_encoder",
+    ("dense encoder", "llm"): "retrieval.index.llm",
+    ("dense encoder", "m2bert"): "retrieval.index.m2bert_encoder",
     ("fusion", "minmax"): "retrieval.rerank.fusion",
     ("fusion", "rrf"): "retrieval.rerank.fusion",
     ("sparse method", "bm25"): "retrieval.index.bm25",
@@ -33,6 +36,8 @@ _BUILT_IN = {
     ("sparse method", "bprop"): "retrieval.index.bprop",
     ("sparse method", "tilde"): "retrieval.index.tilde",
     ("sparse method", "tildev2"): "retrieval.index.tildev2",
+    ("training task", "dense"): "retrieval.index.dense_train",
+    ("training task", "m2bert"): "retrieval.index.m2bert_train",
     ("training task", "tilde"): "retrieval.index.tilde_train",
     ("training task", "tildev2"): "retrieval.index.tildev2_train",
     ("stage", "likelihood"): "retrieval.rerank.likelihood",

@@ -1,0 +1,97 @@
+"""[NAME=][METHOD:]MODEL[(param=value, ...)] of the command line read, and the encoder that it names opened."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from retrieval import registry
+from retrieval.encoder import DenseEncoder
+from retrieval.errors import CompositionError, UserError
+from retrieval.stage import Param
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
+_SPEC = re.compile(r"(?:(?P<name>[^=()/]*)=)?(?P<model>[^()]*)(?:\((?P<params>.*)\))?", re.DOTALL)
+KIND = "dense encoder"
+
+
+class DenseSpec(NamedTuple):
+    """The parts of a spec. method "": told from the model's files."""
+
+    name: str
+    method: str
+    model: str
+    params: dict[str, Param]
+
+
+def parse_dense(text: str) -> DenseSpec:
+    """Reads `minilm=./minilm`, `m2bert:DIR` or `e5=./e5(precision=bfloat16)`. Raises UserError."""
+    from retrieval.pipeline import parse_params
+
+    found = _SPEC.fullmatch(text)
+    if found is None or not found["model"].strip():
+        raise UserError(
+            f"--dense {text!r} names no model; write NAME=DIR, such as minilm=./minilm(precision=bfloat16)"
+        )
+    method, colon, model = found["model"].strip().partition(":")
+    if not colon or method not in registry.names(KIND):
+        method, model = "", found["model"].strip()
+    try:
+        params = parse_params(found["params"] or "")
+    except CompositionError as error:
+        raise UserError(f"--dense {text!r}: {error}") from None
+    name = found["name"]
+    if name is None:
+        last = os.path.basename(model.rstrip("/")) or method
+        name = re.sub(r"[^a-z0-9_]+", "_", last.lower()).strip("_")[:20]
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} is no name for a representation; use 1 to 20 of a-z 0-9 _, beginning with a letter"
+        )
+    return DenseSpec(name, method, model, params)
+
+
+def open_encoder(
+    model: str, method: str = "", params: Mapping[str, Param] | None = None, *, download: bool = False
+) -> DenseEncoder:
+    """The encoder of a model directory, GGUF file or hub id; method "": as its files say.
+
+    download: a hub id may be fetched. Raises UserError, UnknownName, MissingExtra.
+    """
+    from retrieval.index.hub import resolve
+
+    path = resolve(model, download=download)
+    factory: Any = registry.lookup(method or detect(path), kind=KIND)
+    encoder: DenseEncoder = factory(path, dict(params or {}))
+    return encoder
+
+
+def detect(path: str) -> str:
+    """The method that a model's files ask for: m2bert, llm, or bert for every other encoder."""
+    if path.endswith(".gguf"):
+        return "llm"
+    if not os.path.isfile(os.path.join(path, "config.json")) and os.path.isdir(path):
+        if any(name.endswith(".gguf") for name in os.listdir(path)):
+            return "llm"
+    config = _config(os.path.join(path, "config.json"))
+    settings = config.get("retrieval")
+    kind = settings.get("kind") if isinstance(settings, dict) else None
+    if kind in registry.names(KIND):
+        return str(kind)
+    if "long_conv_l_max" in config or "residual_long_conv" in config:
+        return "m2bert"
+    architectures = config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    return "llm" if first.endswith("ForCausalLM") else "bert"
+
+
+def _config(file: str) -> dict[str, Any]:
+    try:
+        with open(file, encoding="utf-8") as opened:
+            config = json.load(opened)
+    except (OSError, ValueError, RecursionError):
+        return {}  # the encoder's own reader says what is wrong
+    return config if isinstance(config, dict) else {}
