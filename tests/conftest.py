@@ -17,6 +17,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(ROOT.parent / "shared" / "data"),
         help="folder of real collections in BEIR layout; the tests on them are skipped where it is absent",
     )
+    parser.addoption(
+        "--weights",
+        default=str(ROOT.parent / "weights"),
+        help="folder that holds minilm/, mpnet/, smollm2/; the tests on them are skipped where it is absent",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +36,15 @@ def collections(request: pytest.FixtureRequest) -> Path:
     folder = Path(request.config.getoption("--collections"))
     if not folder.is_dir():
         pytest.skip(f"no real collections in {folder}: pass --collections DIR")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(request: pytest.FixtureRequest) -> Path:
+    """The folder of real pretrained weights; skips where there is none."""
+    folder = Path(request.config.getoption("--weights"))
+    if not folder.is_dir():
+        pytest.skip(f"no pretrained weights in {folder}: pass --weights DIR")
     return folder
 
 
