@@ -147,6 +147,13 @@ class Prepared:
         found: NDArray[np.float32] = queries @ self._passage_vectors[passages].astype(np.float32).T
         return found
 
+    def teacher_vectors(
+        self, examples: NDArray[np.integer[Any]], passages: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The teacher's vectors of these examples' queries and of these passages; raises as vectors()."""
+        queries, rows = self.vectors()
+        return queries[self._vector[examples]].astype(np.float32), rows[passages].astype(np.float32)
+
     def relevant(self, examples: NDArray[np.integer[Any]]) -> list[NDArray[np.int32]]:
         """The passages that answer each example's query: its positive, and those of its query elsewhere."""
         return [self._relevant[at] for at in examples.tolist()]

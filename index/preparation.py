@@ -23,7 +23,7 @@ from retrieval.index.trainer import TaskOptions
 from retrieval.types import Document
 
 SETTINGS: dict[str, Any] = {
-    "words": 100,  # of a passage, at most
+    "words": 100,  # of a passage of a corpus, at most; 0: whole documents. Passages of files are never cut
     "queries": 2,  # made from each passage
     "remove": 0.8,  # share of the queries that are taken out of their passage
     "title": 1.0, "sentence": 1.0, "span": 1.0, "keywords": 1.0,  # how often each kind is made

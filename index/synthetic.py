@@ -30,7 +30,8 @@ _TRIES = 4
 class Recipe(NamedTuple):
     """How queries are made.
 
-    words    a passage has about so many at most; longer documents are cut into several at sentence ends
+    words    a passage has about so many at most; longer documents are cut into several at sentence ends.
+             0: documents stay whole
     queries  wanted from each passage
     remove   share of the queries that are taken out of their passage
     weights  how often each kind is drawn: title, sentence, span, keywords
@@ -86,8 +87,10 @@ def make_queries(
 
 def check_recipe(recipe: Recipe) -> None:
     """Raises UserError for a recipe of which nothing can come."""
-    if recipe.words < 10 or recipe.queries < 1:
-        raise UserError("queries are made from passages of 10 words or more, 1 or more from each")
+    if (recipe.words < 10 and recipe.words != 0) or recipe.queries < 1:
+        raise UserError(
+            "queries are made from passages of 10 words or more (0: whole documents), 1 or more from each"
+        )
     if not 0 <= recipe.remove <= 1:
         raise UserError(f"remove is {recipe.remove}; give a share of the queries, from 0 to 1")
     values = recipe.weights.values()
@@ -96,7 +99,12 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def passages(text: str, words: int) -> list[list[str]]:
-    """The sentences of a text in passages of about `words` words at most; a longer sentence is cut."""
+    """The sentences of a text in passages of about `words` words at most; a longer sentence is cut.
+
+    words 0: all of them in one passage.
+    """
+    if not words:
+        return [sentences(text)]
     found: list[list[str]] = [[]]
     filled = 0
     for sentence in sentences(text):
