@@ -7,6 +7,7 @@ every linear layer runs on the tokens of all sequences at once, and only attenti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, overload
@@ -34,6 +35,7 @@ _LEGAL: dict[str, tuple[int | None, tuple[type, ...]]] = {
 
 
 _MOST = 1 << 20
+_OF_FAMILIES = ("position_offset", "relative_buckets")  # no fields of config.json: families.py sets them
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class BertConfig:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    position_offset: int = 0  # the first token's position: RoBERTa's is padding_idx + 1
+    relative_buckets: int = 0  # MPNet's bias by distance, one number a bucket and head; 0: none
+
+    @property
+    def longest(self) -> int:
+        """Tokens that there are positions for."""
+        return self.max_position_embeddings - self.position_offset
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> BertConfig:
@@ -63,6 +72,8 @@ class BertConfig:
             raise UserError("config.json asks for relative positions; only absolute ones are supported")
         values: dict[str, Any] = {}
         for field in fields(cls):
+            if field.name in _OF_FAMILIES:
+                continue
             value: Any = config.get(field.name, field.default)
             values[field.name] = value
             low, wanted = _LEGAL[str(field.type)]
@@ -132,13 +143,15 @@ class Bert(nn.Module):
         return last.after_attention(mixed, hidden[packed.offsets[:-1]]), attention.mean(-1)
 
     def _before_last(self, packed: Packed) -> tuple[Tensor, Spread]:
-        limit = self.config.max_position_embeddings
+        limit = self.config.longest
         if packed.longest > limit:
             raise UserError(
                 f"a sequence has {packed.longest} tokens and the model has positions for {limit}: "
                 f"cut the text to {limit} tokens, special tokens included"
             )
         spread = Spread(packed)
+        if self.encoder.relative_attention_bias is not None:
+            spread = spread.biased(self.encoder.distances)
         return self.encoder.before_last(self.embeddings(packed), spread), spread
 
 
@@ -198,10 +211,12 @@ class _Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size)
         self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self._offset = config.position_offset
 
     def forward(self, packed: Packed) -> Tensor:
+        positions = packed.positions + self._offset if self._offset else packed.positions
         hidden = self.word_embeddings(packed.ids) + self.token_type_embeddings(packed.segments)
-        hidden = self.LayerNorm(hidden + self.position_embeddings(packed.positions))
+        hidden = self.LayerNorm(hidden + self.position_embeddings(positions))
         return cast(Tensor, self.dropout(hidden))
 
 
@@ -209,6 +224,24 @@ class _Encoder(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        buckets, heads = config.relative_buckets, config.num_attention_heads
+        self.relative_attention_bias = nn.Embedding(buckets, heads) if buckets else None
+
+    def distances(self, length: int) -> Tensor:
+        """float[1, heads, length, length]: what is added to the attention of a query's row to a key's column.
+
+        The buckets of T5 (Raffel et al. 2020): half for each direction, of these half for one distance each,
+        the rest for logarithmically wider ones up to 128.
+        """
+        table = cast(nn.Embedding, self.relative_attention_bias).weight
+        side = table.shape[0] // 2
+        place = torch.arange(length, device=table.device)
+        away = place[None, :] - place[:, None]
+        far = away.abs()
+        exact = side // 2
+        wide = torch.log(far.clamp(min=1).float() / exact) / math.log(128 / exact) * (side - exact)
+        bucket = torch.where(far < exact, far, (exact + wide.long()).clamp(max=side - 1))
+        return functional.embedding(bucket + (away > 0) * side, table).permute(2, 0, 1)[None]
 
     def before_last(self, hidden: Tensor, spread: Spread) -> Tensor:
         for layer in list(self.layer)[:-1]:
@@ -277,14 +310,7 @@ class _Attention(nn.Module):
 
     def forward(self, hidden: Tensor, spread: Spread) -> Tensor:
         dropout = self._dropout if self.training else 0.0
-        query, key, value = self.query(hidden), self.key(hidden), self.value(hidden)
-        parts = []
-        for block in spread.blocks:
-            shape = (block.sequences, block.longest, self.heads, -1)
-            q, k, v = (block.take(x).view(shape).transpose(1, 2) for x in (query, key, value))
-            mixed = functional.scaled_dot_product_attention(q, k, v, block.mask, dropout)
-            parts.append(mixed.transpose(1, 2).reshape(-1, hidden.shape[1]))
-        return spread.back(parts) if parts else hidden
+        return spread.attend(self.query(hidden), self.key(hidden), self.value(hidden), self.heads, dropout)
 
     def of_first(self, hidden: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
         """What first tokens take in, float[B, H], and how they attend to each token, float32[T, heads]."""

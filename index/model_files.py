@@ -61,15 +61,7 @@ class ModelFiles:
                 f"no model directory {path!r}; give one that holds {CONFIG}, {WEIGHTS} and "
                 f"{' or '.join(FILES)} (nothing is downloaded)"
             )
-        names = sorted(os.listdir(path))
-        if WEIGHTS not in names:
-            if any(name.endswith(_PICKLES) for name in names):
-                raise UserError(f"cannot load {path!r}: {_CONVERT}")
-            if f"{WEIGHTS}.index.json" in names:
-                raise UserError(
-                    f"cannot load {path!r}: its weights come in parts; save them as one {WEIGHTS}"
-                )
-            raise UserError(f"{path!r} holds no {WEIGHTS}; is it a model directory?")
+        check_weights(path)
         config = _read_config(os.path.join(path, CONFIG))
         vocabulary = Vocabulary.load(path)
         size = config.get("vocab_size", 30522)  # what BERT's configuration means where it says nothing
@@ -97,29 +89,7 @@ class ModelFiles:
         name them, become `weight` and `bias`. Raises UserError where the file is damaged or holds NaN or
         infinite values, MissingExtra without torch.
         """
-        torch, safetensors = _torch()
-        file = os.path.join(self.path, WEIGHTS)
-        try:
-            with safetensors.safe_open(file, framework="pt") as opened:
-                raw = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        except (safetensors.SafetensorError, OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"{file!r} is damaged or cut short ({error}); copy it again") from error
-        tensors = {}
-        for name, tensor in raw.items():
-            scale = raw.get(name + _SCALE)
-            if tensor.dtype == torch.int8 and scale is not None:
-                if tensor.ndim != 2 or scale.shape != tensor.shape[:1]:
-                    raise UserError(f"{file!r}: tensor {name!r} and its scales do not fit; copy it again")
-                tensor = tensor.float() * scale.float()[:, None]
-            elif not tensor.is_floating_point() or (name.endswith(_SCALE) and name[: -len(_SCALE)] in raw):
-                continue
-            tensor = tensor.float()
-            if not bool(torch.isfinite(tensor).all()):
-                raise UserError(
-                    f"{file!r}: tensor {name!r} holds NaN or infinite values; the model is broken"
-                )
-            tensors[_modern(name)] = tensor
-        return tensors
+        return read_tensors(os.path.join(self.path, WEIGHTS))
 
     def load_into(self, module: nn.Module, *, fresh: Iterable[str] = ()) -> list[str]:
         """Fill a module's parameters by name, with or without the prefix `bert.`; other tensors are ignored.
@@ -128,6 +98,41 @@ class ModelFiles:
         head's. Returns the names that did. Raises UserError for any other missing or misshapen tensor.
         """
         return fill(module, self.tensors(), self.path, fresh=fresh)
+
+
+def check_weights(path: str) -> None:
+    """Raises UserError where a directory has no WEIGHTS: pickles, parts, or nothing."""
+    names = sorted(os.listdir(path))
+    if WEIGHTS not in names:
+        if any(name.endswith(_PICKLES) for name in names):
+            raise UserError(f"cannot load {path!r}: {_CONVERT}")
+        if f"{WEIGHTS}.index.json" in names:
+            raise UserError(f"cannot load {path!r}: its weights come in parts; save them as one {WEIGHTS}")
+        raise UserError(f"{path!r} holds no {WEIGHTS}; is it a model directory?")
+
+
+def read_tensors(file: str) -> dict[str, Tensor]:
+    """As ModelFiles.tensors, of one file of safetensors."""
+    torch, safetensors = _torch()
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            raw = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{file!r} is damaged or cut short ({error}); copy it again") from error
+    tensors = {}
+    for name, tensor in raw.items():
+        scale = raw.get(name + _SCALE)
+        if tensor.dtype == torch.int8 and scale is not None:
+            if tensor.ndim != 2 or scale.shape != tensor.shape[:1]:
+                raise UserError(f"{file!r}: tensor {name!r} and its scales do not fit; copy it again")
+            tensor = tensor.float() * scale.float()[:, None]
+        elif not tensor.is_floating_point() or (name.endswith(_SCALE) and name[: -len(_SCALE)] in raw):
+            continue
+        tensor = tensor.float()
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{file!r}: tensor {name!r} holds NaN or infinite values; the model is broken")
+        tensors[_modern(name)] = tensor
+    return tensors
 
 
 def fill(

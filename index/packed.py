@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+_HALF = (torch.float16, torch.bfloat16)
 _WASTE_CPU = 1 << 12  # masked cells of the attention matrix that cost as much as one more call
 _WASTE_GPU = 1 << 22
 
@@ -83,7 +86,7 @@ class Block(NamedTuple):
     sequences: int
     longest: int
     rows: slice | Tensor  # rows of the packed batch, sequence by sequence
-    mask: Tensor | None  # bool[sequences, 1, 1, longest]: what is a token
+    mask: Tensor | None  # bool[sequences, 1, 1, longest]: what is a token; or float, added to the attention
 
     def take(self, x: Tensor) -> Tensor:
         return x[self.rows] if isinstance(self.rows, slice) else x.index_select(0, self.rows)
@@ -92,10 +95,13 @@ class Block(NamedTuple):
 class Spread:
     """How a packed batch is laid out for attention: blocks of equal or nearly equal length.
 
-    Sorted batches (plan_batches) come out as slices; others are gathered. `back` undoes it.
+    Sorted batches (plan_batches) come out as slices; others are gathered. `back` undoes it. On a CUDA device
+    that multiplies 16-bit numbers, attend() needs no blocks: one kernel reads the packed rows as they are.
     """
 
     def __init__(self, packed: Packed) -> None:
+        self._offsets, self._longest = packed.offsets, packed.longest
+        self._bias = False
         offsets = packed.offsets.cpu().numpy()
         lengths = np.diff(offsets)
         device = packed.ids.device
@@ -122,6 +128,41 @@ class Spread:
             self.blocks.append(Block(len(members), longest, rows, mask))
             at += grid.size
         self._places = None if plain else torch.from_numpy(places).to(device)
+
+    def biased(self, distances: Callable[[int], Tensor]) -> Spread:
+        """The same with distances(n), float[1, heads, n, n], added to the attention of blocks of n rows."""
+        other = copy(self)
+        other._bias, other.blocks = True, []
+        for block in self.blocks:
+            bias = distances(block.longest)
+            if block.mask is not None:
+                bias = bias.masked_fill(~block.mask, -torch.inf)
+            other.blocks.append(block._replace(mask=bias))
+        return other
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
+        """Attention of each sequence to itself: [T, H] of queries, keys and values [T, H]."""
+        if query.is_cuda and query.dtype in _HALF and not (self._bias or dropout):
+            from torch.nn.attention.varlen import varlen_attn  # seconds to import, and no use on a CPU
+
+            split = (heads, query.shape[1] // heads)
+            ends = self._offsets.to(torch.int32)
+            rows = [x.unflatten(1, split) for x in (query, key, value)]
+            mixed = varlen_attn(*rows, ends, ends, self._longest, self._longest)
+            return cast(Tensor, mixed).flatten(1)
+        parts = []
+        for block in self.blocks:
+            shape = (block.sequences, block.longest, heads, -1)
+            q, k, v = (
+                block.take(x).unflatten(0, shape[:2]).unflatten(2, shape[2:]) for x in (query, key, value)
+            )
+            mask = block.mask
+            if mask is not None and mask.is_floating_point():
+                mask = mask.to(q.dtype)
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            mixed = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
+            parts.append(mixed.transpose(1, 2).reshape(-1, query.shape[1]))
+        return self.back(parts) if parts else query
 
     def back(self, parts: list[Tensor]) -> Tensor:
         """The rows of the blocks, in the order of the packed batch."""

@@ -63,6 +63,13 @@ class VerifiedFiles:
         self._seen[key] = sha256
         return True
 
+    def recall(self, status: os.stat_result) -> str | None:
+        """The hash of the file with this stat, None where it is not known."""
+        sha256 = self._known.get(_key(status))
+        if sha256 is not None:
+            self._seen[_key(status)] = sha256
+        return sha256
+
     def remember(self, status: os.stat_result, sha256: str) -> None:
         """Note a file that has just been hashed in full; `status` is from before the hashing."""
         if time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) > _YOUNG_NS:
