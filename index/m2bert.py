@@ -2,10 +2,11 @@
 
 Fu et al., "Monarch Mixer: A Simple Sub-Quadratic GEMM-Based Architecture" (NeurIPS 2023); Saad-Falcon et al.,
 "Benchmarking and Building Long-Context Retrieval Models with LoCo and M2-BERT" (ICML 2024). Parameter names
-are those of the published checkpoints, and so is the arithmetic: the sequence mixer is a gated convolution plus
-a second one of the layer's input, without a residual around it; the feature mixer is a GLU of block-diagonal
-layers. What differs: kernels are made once and kept (m2bert_filters.py), the skip term is the kernel's tap 0,
-and padded rows can be kept out of the convolutions (`lengths`), which the published model never does.
+are those of the published checkpoints, and so is the arithmetic: the sequence mixer is a gated convolution
+plus a second one of the layer's input, without a residual around it; the feature mixer is a GLU of
+block-diagonal layers. What differs: kernels are made once and kept (m2bert_filters.py), the skip term is the
+kernel's tap 0, and padded rows can be kept out of the convolutions (`lengths`), which the published model
+never does.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class M2Bert(nn.Module):
         self.kernels = KernelCache([f for layer in self.encoder.layers() for f in layer.attention.filters()])
 
     def initialise(self, *modules: nn.Embedding | nn.Linear) -> None:
-        """BERT's random start: normal weights, biases 0. (Filters and block-diagonal layers have their own.)"""
+        """BERT's random start: normal weights, biases 0. Filters and block-diagonal layers have theirs."""
         for module in modules:
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             if isinstance(module, nn.Linear):

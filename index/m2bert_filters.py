@@ -1,12 +1,12 @@
 """Long convolutions of M2-BERT: the two-sided filter, the MLP that makes it, the convolution and its cache.
 
-Fu et al., "Monarch Mixer: A Simple Sub-Quadratic GEMM-Based Architecture" (NeurIPS 2023), section 4.1; Poli et
-al., "Hyena Hierarchy" (ICML 2023), section 3.3, for filters made by an MLP of the position. A convolution has
-one-sided kernels kf and kr of L taps a channel:
+Fu et al., "Monarch Mixer: A Simple Sub-Quadratic GEMM-Based Architecture" (NeurIPS 2023), section 4.1; Poli
+et al., "Hyena Hierarchy" (ICML 2023), section 3.3, for filters made by an MLP of the position. A convolution
+has one-sided kernels kf and kr of L taps a channel:
 
     y[t] = sum_{m>=0} kf[m] v[t - m]  +  sum_{m>=1} kr[m - 1] v[t + m]  +  bias v[t]
 
-Kernels do not depend on the input: without gradients they are made once, and made anew when the weights change.
+Kernels do not depend on the input: without gradients they are made once, and anew when the weights change.
 FFTs run in float32 whatever autocast says: in bfloat16 a long kernel's tail would drown.
 """
 
