@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.diskio import hash_bytes
 from retrieval.errors import CorruptIndex
-from retrieval.index.method import SparseMethod, restore_method
+from retrieval.index.method import Method, restore_method
 from retrieval.manifest import ASSETS, FILE_NAME, PART_NAME
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Assets(Mapping[str, bytes]):
         return len(self._names)
 
 
-def restored(snapshot: Snapshot) -> dict[str, SparseMethod]:
+def restored(snapshot: Snapshot) -> dict[str, Method]:
     """The methods of a commit by the names of their representations. Raises UserError, CorruptIndex."""
     methods = {}
     for name, entry in snapshot.commit["representations"].items():
@@ -70,7 +70,7 @@ def restored(snapshot: Snapshot) -> dict[str, SparseMethod]:
     return methods
 
 
-def entries(transaction: Transaction, methods: Mapping[str, SparseMethod]) -> dict[str, dict[str, Any]]:
+def entries(transaction: Transaction, methods: Mapping[str, Method]) -> dict[str, dict[str, Any]]:
     """What a commit says of its representations; writes the assets that the index does not hold yet.
 
     Raises StorageError, and ValueError for a method whose assets cannot be files of an index.

@@ -16,6 +16,7 @@ from retrieval import registry
 from retrieval.errors import UserError
 from retrieval.index.analysis import Analyzer, analyzer
 from retrieval.index.bounds import K1, B
+from retrieval.index.method import SparseMethod
 from retrieval.index.scoring import Bm25Scoring
 from retrieval.index.statistics import Statistics
 from retrieval.types import Document
@@ -33,7 +34,7 @@ _LONGEST = 1 << 24  # words of a document: each is written out, and a file that 
 
 
 @registry.register("bm25", kind="sparse method")
-class Bm25:
+class Bm25(SparseMethod):
     """The method. Query parameters: k1 (0 and more) and b (0 to 1)."""
 
     kind = "bm25"

@@ -1,4 +1,4 @@
-"""[NAME=][METHOD:]MODEL[(param=value, ...)] of the command line read, and the encoder that it names opened."""
+"""[NAME=][METHOD:]MODEL[(param=value, ...)] of the command line, and the encoder that it names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from retrieval import registry
 from retrieval.encoder import DenseEncoder
 from retrieval.errors import CompositionError, UserError
+from retrieval.index.method import checked_name
 from retrieval.stage import Param
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 _SPEC = re.compile(r"(?:(?P<name>[^=()/]*)=)?(?P<model>[^()]*)(?:\((?P<params>.*)\))?", re.DOTALL)
 KIND = "dense encoder"
 
@@ -47,11 +47,7 @@ def parse_dense(text: str) -> DenseSpec:
     if name is None:
         last = os.path.basename(model.rstrip("/")) or method
         name = re.sub(r"[^a-z0-9_]+", "_", last.lower()).strip("_")[:20]
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"{name!r} is no name for a representation; use 1 to 20 of a-z 0-9 _, beginning with a letter"
-        )
-    return DenseSpec(name, method, model, params)
+    return DenseSpec(checked_name(name), method, model, params)
 
 
 def open_encoder(
@@ -73,9 +69,9 @@ def detect(path: str) -> str:
     """The method that a model's files ask for: m2bert, llm, or bert for every other encoder."""
     if path.endswith(".gguf"):
         return "llm"
-    if not os.path.isfile(os.path.join(path, "config.json")) and os.path.isdir(path):
-        if any(name.endswith(".gguf") for name in os.listdir(path)):
-            return "llm"
+    configured = os.path.isfile(os.path.join(path, "config.json"))
+    if not configured and os.path.isdir(path) and any(n.endswith(".gguf") for n in os.listdir(path)):
+        return "llm"
     config = _config(os.path.join(path, "config.json"))
     settings = config.get("retrieval")
     kind = settings.get("kind") if isinstance(settings, dict) else None

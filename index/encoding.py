@@ -9,27 +9,21 @@ out, and their tokens counted: nothing is truncated silently.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import UserError
-from retrieval.types import Document
+from retrieval.index.record_builder import FACTS, RecordBuilder
 
 if TYPE_CHECKING:
     from retrieval.index.encoded import Cache
     from retrieval.index.method import SparseMethod
     from retrieval.index.quantise import Quantiser
-    from retrieval.index.view import View
     from retrieval.part import Part
 
-FACTS = "encoding.json"
-_COUNTED = "documents", "reused", "tokens", "dropped", "cut", "clamped"
-_SLICE = 1024  # documents, or ...
-_SLICE_TEXT = 1 << 18  # ... characters, that are encoded together: what a kill may cost
 _HEAD = struct.Struct("<4I")  # of a record: tokens, dropped, clamped, terms
 
 
@@ -112,7 +106,7 @@ class TermEncoder(Protocol):
         """The weights of some texts; the same for a text whatever stands beside it."""
 
 
-class EncodingBuilder:
+class EncodingBuilder(RecordBuilder):
     """One segment of documents that a model weighs: what builder() of a method with `encodes` returns.
 
     method  its settings say how lists are stored, and with its `encoder` what a record depends on
@@ -133,56 +127,18 @@ class EncodingBuilder:
         from retrieval.index.encoded import encoder_of
         from retrieval.index.postings_writer import PostingsWriter
 
+        super().__init__(encoder_of(method), cache)
         self._load = load
         self._encoder: TermEncoder | None = None
-        self._identity = encoder_of(method)
         self._quantiser = quantiser
-        self._cache = cache
         self._writer = PostingsWriter(scratch, budget, weighted=True)
         self._compact, self._forward = (bool(method.settings.get(form)) for form in ("compact", "forward"))
         self._all_terms = terms
         self._number = np.full(len(terms), -1, np.int32)  # term -> its number in the lists
         self._terms: list[str] = []
-        self._facts = dict.fromkeys(_COUNTED, 0)
-        self._seconds = 0.0
 
-    def add(self, documents: Sequence[Document]) -> None:
-        """The next documents. Raises UserError for a model that does not fit or gives no numbers."""
-        texts: list[str] = []
-        size = 0
-        for document in documents:
-            texts.append(document.full_text())
-            size += len(texts[-1])
-            if len(texts) == _SLICE or size >= _SLICE_TEXT:
-                self._add(texts)
-                texts, size = [], 0
-        if texts:
-            self._add(texts)
-
-    def _add(self, texts: list[str]) -> None:
-        from retrieval.index.encoded import text_key
-
-        keys: list[bytes] = []
-        known: list[bytes | None] = [None] * len(texts)
-        if self._cache is not None:
-            keys = [text_key(self._identity, text) for text in texts]
-            known = [record if self._sound(record) else None for record in self._cache.get(keys)]
-        missing = [i for i, record in enumerate(known) if record is None]
-        if missing:
-            start = perf_counter()
-            records = self._records([texts[i] for i in missing])
-            self._seconds += perf_counter() - start
-            if self._cache is not None:
-                self._cache.put([keys[i] for i in missing], records)
-            for i, record in zip(missing, records, strict=True):
-                known[i] = record
-        self._facts["documents"] += len(texts)
-        self._facts["reused"] += len(texts) - len(missing)
-        self._write([record for record in known if record is not None])
-
-    def _sound(self, record: bytes | None) -> bool:
-        """Whether a record of a journal, which may be a stranger's, can be what _records made."""
-        if record is None or len(record) < _HEAD.size:
+    def _sound(self, record: bytes) -> bool:
+        if len(record) < _HEAD.size:
             return False
         count = _HEAD.unpack_from(record)[3]
         if len(record) != _HEAD.size + 5 * count:
@@ -217,45 +173,13 @@ class EncodingBuilder:
         at = _HEAD.size
         terms = np.frombuffer(b"".join(r[at : at + 4 * h[3]] for r, h in zip(records, heads)), "<i4")
         values = np.frombuffer(b"".join(r[at + 4 * h[3] :] for r, h in zip(records, heads)), np.uint8)
-        for tokens, dropped, clamped, _ in heads:
-            self._facts["tokens"] += tokens
-            self._facts["dropped"] += dropped
-            self._facts["cut"] += dropped > 0
-            self._facts["clamped"] += clamped
+        self._facts["clamped"] += sum(head[2] for head in heads)
         fresh = np.unique(terms[self._number[terms] < 0])
         self._number[fresh] = np.arange(len(self._terms), len(self._terms) + len(fresh))
         self._terms += [self._all_terms[term] for term in fresh.tolist()]
         self._writer.add(ends, self._number[terms], values)
 
     def finish(self, part: Part) -> None:
-        """Writes the part's files, and what became of the tokens into encoding.json."""
+        """Writes the part's files, and what became of the tokens."""
         self._writer.finish(part, self._terms, compact=self._compact, forward=self._forward)
-        part.json(FACTS, {**self._facts, "seconds": round(self._seconds, 3)})
-
-
-def encoding_facts(view: View, representation: str) -> dict[str, int]:
-    """What became of the documents' tokens, summed over segments; {} where nothing was encoded, or merged.
-
-    documents, reused (of them, from the journal of a run that was cut off), tokens, dropped (tokens beyond
-    the last window), cut (documents that lost any), clamped (weights above the quantiser's maximum)
-    """
-    total: dict[str, int] = {}
-    for segment in view.segments:
-        path = f"{segment.postings(representation).part}/{FACTS}"
-        if path in view.snapshot:
-            found = view.snapshot.json(path)
-            counts = [found.get(name) if isinstance(found, dict) else None for name in _COUNTED]
-            for name, count in zip(_COUNTED, counts, strict=True):
-                total[name] = total.get(name, 0) + (count if isinstance(count, int) else 0)
-    return total
-
-
-def left_out(name: str, facts: Mapping[str, int]) -> str:
-    """A sentence on tokens that no window holds; empty where there are none."""
-    if not facts.get("dropped"):
-        return ""
-    share = 100 * facts["dropped"] / facts["tokens"]
-    return (
-        f"{name}: {facts['cut']:,} of {facts['documents']:,} documents are longer than the model's windows; "
-        f"{facts['dropped']:,} of {facts['tokens']:,} tokens ({share:.1f} %) are not in the index"
-    )
+        part.json(FACTS, self.facts)

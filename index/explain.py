@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from retrieval.index.stages import SparseStage
+from retrieval.index.index_stage import IndexStage
 from retrieval.index.view import no_document
 from retrieval.stage import Stage
 from retrieval.types import Query
@@ -40,8 +40,8 @@ def _rank(stage: Stage, query: str, doc_id: str) -> int | None:
     return next((hit.rank for hit in hits if hit.doc_id == doc_id), None)
 
 
-def _leaves(stage: Stage) -> Iterator[SparseStage]:
-    if isinstance(stage, SparseStage):
+def _leaves(stage: Stage) -> Iterator[IndexStage]:
+    if isinstance(stage, IndexStage):
         yield stage
     for part in stage.parts:
         yield from _leaves(part)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from retrieval import registry
 from retrieval.errors import UserError
+from retrieval.index.method import SparseMethod
 from retrieval.index.scoring import ImpactScoring
 from retrieval.index.statistics import Statistics
 from retrieval.index.vectors import Vectors, read_range, weight_problem
@@ -34,7 +35,7 @@ _FIELD = "vector"
 
 
 @registry.register("impacts", kind="sparse method")
-class Impacts:
+class Impacts(SparseMethod):
     """The method. Its model is the file of vectors; without one, documents bring a field `vector`."""
 
     kind = "impacts"

@@ -7,35 +7,35 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from retrieval import pipeline, registry
 from retrieval.artefact import Store, Transaction
-from retrieval.errors import CompositionError, UnknownName, UserError
-from retrieval.index import assets, filters
+from retrieval.errors import UserError
+from retrieval.index import assets
+from retrieval.index.creation import checked_pipeline, make_method, make_methods
+from retrieval.index.dense_spec import parse_dense
 from retrieval.index.incoming import batches, without_known
-from retrieval.index.method import SparseMethod, create_method, parse_spec, restore_method
-from retrieval.index.stages import SparseStage, view_statistics
-from retrieval.index.view import View, no_document
+from retrieval.index.method import Method, parse_spec, restore_method
+from retrieval.index.reader import IndexReader
+from retrieval.index.view import View
 from retrieval.index.writer import Writer
-from retrieval.stage import Param, Stage, lacks_documents, with_documents
-from retrieval.types import Document, Hit, Query
+from retrieval.stage import Stage
+from retrieval.types import Document
 
 if TYPE_CHECKING:
     from retrieval.data.corpus import Corpus
-    from retrieval.index.statistics import Statistics
 
 MEMORY = 1 << 30  # bytes that building may hold before it spills to disk
 # segments, methods, options
-_Rewritten = tuple[list[dict[str, Any]], dict[str, SparseMethod], dict[str, Any]]
+_Rewritten = tuple[list[dict[str, Any]], dict[str, Method], dict[str, Any]]
 
 
-class Index:
+class Index(IndexReader):
     """An index to search and change. Changes wait for commit(); readers see the commit that they opened."""
 
     def __init__(
         self,
         path: str,
         view: View | None,
-        methods: dict[str, SparseMethod],
+        methods: dict[str, Method],
         options: dict[str, Any],
         *,
         memory: int = MEMORY,
@@ -54,39 +54,43 @@ class Index:
     def create(
         cls,
         path: str | os.PathLike[str],
-        sparse: Sequence[str] = ("bm25",),
+        sparse: Sequence[str] | None = None,
+        dense: Sequence[str] = (),
         *,
         analyzer: str = "english",
         overwrite: bool = False,
         compact: bool = False,
         store_text: bool = True,
+        pipeline: str | None = None,
+        download: bool = False,
         memory: int = MEMORY,
     ) -> Index:
         """A new index at a path that is free, or with overwrite in place of the index there.
 
-        sparse      representations, `[NAME=]METHOD[:MODEL]` each
+        sparse      representations, `[NAME=]METHOD[:MODEL]` each; without any, and without dense ones: bm25
+        dense       representations, `[NAME=][METHOD:]MODEL[(param=value, ...)]` each
         compact     bit-packed lists: about two thirds of the size, slower to search
         store_text  keep the documents' text (without it: no snippets, no later representation)
+        pipeline    what a search does that names no pipeline
+        download    a model may be fetched by its hub id; otherwise nothing touches the network
         memory      bytes that building may hold before it spills
 
         Raises UserError, UnknownName, Locked, StorageError. What was there stays until the first commit.
         """
-        methods: dict[str, SparseMethod] = {}
-        for text in sparse:
-            spec = parse_spec(text)
-            if spec.name in methods:
-                raise UserError(f"two representations are called {spec.name!r}; give one another NAME=")
-            methods[spec.name] = create_method(spec, analyzer, {"compact": compact})
-        if not methods:
-            raise UserError("an index needs a representation; give sparse=['bm25']")
-        options = {"store_text": store_text, "analyzer": analyzer, "compact": compact}
+        methods = make_methods(sparse, dense, analyzer=analyzer, compact=compact, download=download)
+        options: dict[str, Any] = {"store_text": store_text, "analyzer": analyzer, "compact": compact}
+        if pipeline is not None:
+            options["pipeline"] = checked_pipeline(pipeline, list(methods))
         store = Store.create(path, overwrite=overwrite)
         return cls(store.path, None, methods, options, memory=memory, begin=store.begin)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, memory: int = MEMORY) -> Index:
-        """The newest commit at a path, verified. Raises UserError, CorruptIndex, UnsupportedFormat."""
-        view = View(Store.open(path))
+    def open(cls, path: str | os.PathLike[str], *, memory: int = MEMORY, trust: bool = False) -> Index:
+        """The newest commit at a path, verified. Raises UserError, CorruptIndex, UnsupportedFormat.
+
+        trust: faiss may read what another account has built above vectors; a crafted file could harm.
+        """
+        view = View(Store.open(path), trust=trust)
         commit = view.snapshot.commit
         methods = assets.restored(view.snapshot)
         return cls(os.fspath(path), view, methods, dict(commit["options"]), memory=memory)
@@ -105,22 +109,6 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index.open({self.path!r})"
-
-    def __len__(self) -> int:
-        return self._view.live if self._view else 0
-
-    def __contains__(self, doc_id: object) -> bool:
-        return isinstance(doc_id, str) and self._view is not None and self._view.find(doc_id) is not None
-
-    @property
-    def generation(self) -> int:
-        """The commit that is open; 0 before the first."""
-        return self._view.snapshot.generation if self._view else 0
-
-    @property
-    def representations(self) -> dict[str, dict[str, Any]]:
-        """Name -> settings."""
-        return {name: dict(method.settings) for name, method in self._methods.items()}
 
     # --- changing -------------------------------------------------------------------------------------------
 
@@ -200,25 +188,42 @@ class Index:
         return self.generation
 
     def _open_newest(self) -> None:
-        newest = Index.open(self.path, memory=self._memory)
-        self._view, self._methods, self._options = newest._view, newest._methods, newest._options
+        newest = Index.open(self.path, memory=self._memory, trust=self._view is not None and self._view.trust)
+        opened = {name: method for name, method in self._methods.items() if not method.has_lists}
+        self._view, self._options = newest._view, newest._options
+        self._methods = {
+            name: opened[name]  # whose encoder need not be read again
+            if name in opened and opened[name].settings == method.settings
+            else method
+            for name, method in newest._methods.items()
+        }
         self._stages = {}
 
-    def add_representation(self, spec: str, *, progress: Callable[[int], None] | None = None) -> int:
-        """Builds a further representation from the stored text and commits it; returns the generation."""
+    def add_representation(
+        self,
+        spec: str,
+        *,
+        dense: bool = False,
+        download: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Builds a further representation from the stored text and commits it; returns the generation.
+
+        spec: as in create(): one of `sparse`, or with dense=True one of `dense`; download: as there.
+        """
         from retrieval.index.merge import add_representation
 
-        parsed = parse_spec(spec)
+        parsed = parse_dense(spec) if dense else parse_spec(spec)
+        name = parsed.name
 
         def work(transaction: Transaction, view: View) -> _Rewritten:
-            if parsed.name in self._methods:
+            if name in self._methods:
                 raise UserError(
-                    f"the index has a representation {parsed.name!r} already; give the new one another NAME="
+                    f"the index has a representation {name!r} already; give the new one another NAME="
                 )
-            analyzer = self._options.get("analyzer", "english")
-            method = create_method(parsed, analyzer, {"compact": self._options.get("compact", False)})
-            segments = add_representation(transaction, view, parsed.name, method, self._memory, progress)
-            return segments, {**self._methods, parsed.name: method}, self._options
+            method = make_method(parsed, self._options, download=download)
+            segments = add_representation(transaction, view, name, method, self._memory, progress)
+            return segments, {**self._methods, name: method}, self._options
 
         return self._rewrite(work)
 
@@ -243,6 +248,8 @@ class Index:
                     name: restore_method(
                         {**method.settings, "compact": compact}, getattr(method, "assets", {})
                     )
+                    if method.has_lists
+                    else method
                     for name, method in methods.items()
                 }
                 options = {**options, "compact": compact}
@@ -266,121 +273,3 @@ class Index:
             self.close()
         self._open_newest()
         return self.generation
-
-    # --- searching ------------------------------------------------------------------------------------------
-
-    def _need_view(self) -> View:
-        if self._view is None:
-            raise UserError("the index has no commit yet; add documents and commit()")
-        return self._view
-
-    def stage(
-        self,
-        name: str,
-        *,
-        statistics: Statistics | None = None,
-        filter: str | None = None,
-        threads: int = 1,
-        algorithm: str = "auto",
-        **params: Param,
-    ) -> SparseStage:
-        """The stage of a representation; params are its query parameters (bm25: k1, b).
-
-        statistics  of several indexes together, to rank as a shard (Statistics.merged)
-        filter      only documents whose metadata passes, `year >= 2000 and section in ("a", "b")`
-        threads     for batches of queries
-        """
-        view = self._need_view()
-        if name not in self._methods:
-            raise UnknownName("representation", name, list(self._methods))
-        masks = None if filter is None else view.masks(filters.parse(filter))
-        stage = SparseStage(
-            view, name, self._methods[name], params, statistics=statistics, masks=masks, threads=threads,
-            algorithm=algorithm,
-        )  # fmt: skip
-        return stage.prepared()  # parameters are checked here, not at the first query
-
-    def bm25(self, **settings: Any) -> SparseStage:
-        """The stage of the BM25 representation: `index.bm25(k1=0.9, b=0.4) % 1000`."""
-        names = [name for name, method in self._methods.items() if method.kind == "bm25"]
-        if not names:
-            raise UnknownName("representation", "bm25", list(self._methods))
-        return self.stage("bm25" if "bm25" in names else names[0], **settings)
-
-    def statistics(self, name: str = "bm25") -> Statistics:
-        """Collection statistics of a representation."""
-        if name not in self._methods:
-            raise UnknownName("representation", name, list(self._methods))
-        return view_statistics(self._need_view(), name)
-
-    def pipeline(
-        self, text: str | Stage | None = None, *, filter: str | None = None, threads: int = 1
-    ) -> Stage:
-        """The stage that a pipeline text names: representations of this index and registered stages.
-
-        None: the stored pipeline, else the only representation. A stage comes back as it is; where one reads
-        the documents' text (a cross-encoder), it gets it from here. Raises CompositionError, UnknownName,
-        UserError for such a stage where the index has no text.
-        """
-        if isinstance(text, Stage):
-            return self._with_documents(text)
-        text = text or self._options.get("pipeline")
-        if text is None:
-            if not self._methods:
-                raise UserError(f"the index at {self.path!r} was never committed; create it again")
-            text, *others = self._methods
-            if others:
-                names = ", ".join(self._methods)
-                raise CompositionError(
-                    f"the index has the representations {names}; name a pipeline, e.g. {text!r}"
-                )
-
-        def resolve(name: str, params: Mapping[str, Any]) -> Stage:
-            if name in self._methods:
-                return self.stage(name, filter=filter, threads=threads, **params)
-            try:
-                made: Stage = registry.make(name, params)
-            except UnknownName:
-                raise UnknownName("stage", name, [*self._methods, *registry.names()]) from None
-            return self._with_documents(made)
-
-        return pipeline.parse(text, resolve)
-
-    def _with_documents(self, stage: Stage) -> Stage:
-        return with_documents(stage, self._need_view().lookup()) if lacks_documents(stage) else stage
-
-    def search(
-        self, query: str, k: int = 10, *, pipeline: str | Stage | None = None, filter: str | None = None
-    ) -> list[Hit]:
-        """The best k documents of one query; none of an index that has no commit yet."""
-        if self._view is None or not self._methods:
-            return []
-        stages, key = self._stages, (pipeline, filter)  # a commit of another thread brings its own dict
-        stage = stages.get(key)
-        if stage is None:
-            if len(stages) > 16:
-                stages.clear()
-            stage = stages[key] = self.pipeline(pipeline, filter=filter)
-        return (stage % k)([Query("1", query)])["1"]
-
-    def document(self, doc_id: str) -> Document:
-        """The stored document. Raises UserError for an unknown id."""
-        view = self._need_view()
-        ordinal = view.find(doc_id)
-        if ordinal is None:
-            raise no_document(doc_id)
-        return view.document(ordinal)
-
-    def documents(self, ids: Iterable[str]) -> list[Document]:
-        """Stored documents by id."""
-        return [self.document(doc_id) for doc_id in ids]
-
-    def explain(self, query: str, doc_id: str, *, pipeline: str | None = None) -> dict[str, Any]:
-        """Why a document has its score: each representation of a pipeline, each query term's contribution."""
-        from retrieval.index.explain import explain
-
-        return explain(self, query, doc_id, pipeline)
-
-    def spans(self, text: str, name: str | None = None) -> list[tuple[int, int, str]]:
-        """(start, end, term) of the terms of a text as a representation (default: the first) sees them."""
-        return self._methods[name or next(iter(self._methods))].spans(text)

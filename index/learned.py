@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from retrieval.errors import CorruptIndex, UserError
+from retrieval.index.method import SparseMethod
 from retrieval.index.model_files import ModelFiles, find_model
 from retrieval.index.quantise import Quantiser
 from retrieval.index.scoring import ImpactScoring
@@ -31,7 +32,7 @@ _PRECISIONS = "float32", "bfloat16"
 _FORM = ("compact", "forward", "source")  # settings that no weight depends on
 
 
-class LearnedMethod:
+class LearnedMethod(SparseMethod):
     """Base of a method. Query parameter: idf (default 0); 1 weighs each query term by its idf in the index.
 
     A subclass has a kind, `described`, which reads a model's settings, and `load`, which makes the encoder.

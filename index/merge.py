@@ -19,7 +19,7 @@ from retrieval.index.writer import SegmentWriter
 
 if TYPE_CHECKING:
     from retrieval.artefact import Transaction
-    from retrieval.index.method import SparseMethod
+    from retrieval.index.method import Method, SparseMethod
     from retrieval.index.view import SegmentView, View
 
 Progress = Callable[[int], None] | None
@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 
 def add_representation(
-    transaction: Transaction, view: View, name: str, method: SparseMethod, memory: int, progress: Progress
+    transaction: Transaction, view: View, name: str, method: Method, memory: int, progress: Progress
 ) -> list[dict[str, Any]]:
     """The segments with a part for one more representation, built from the stored text. Raises UserError."""
     from retrieval.index.deletes import write_deletes
@@ -46,8 +46,8 @@ def add_representation(
             if progress is not None:
                 progress(len(batch))
         entry = {**segment.entry, "parts": {**segment.entry["parts"], **writer.finish()["parts"]}}
-        if segment.deleted:  # the new lists hold the deleted documents too, and their terms must not count
-            lists = {other: segment.postings(other) for other in segment.entry["parts"]}
+        if segment.deleted and method.has_lists:  # the lists hold deleted documents too: they must not count
+            lists = dict(segment.lists())
             lists[name] = Postings(PartFiles(transaction), entry["parts"][name])
             write_deletes(transaction, entry, segment.alive == 0, lists)
         segments.append(entry)
@@ -57,7 +57,7 @@ def add_representation(
 def merge_segments(
     transaction: Transaction,
     view: View,
-    methods: Mapping[str, SparseMethod],
+    methods: Mapping[str, Method],
     memory: int,
     options: Mapping[str, Any],
     reorder: bool,
@@ -74,22 +74,15 @@ def merge_segments(
         if progress is not None:
             progress(len(batch))
     facts = documents.finish()
-    parts = {}
-    for name, method in methods.items():
-        lists = transaction.part()
-        _merge_lists(transaction, view, name, method, memory, lists)
-        if reorder:
-            from retrieval.index.reorder import reorder_part
-
-            lists = reorder_part(transaction, lists.name, method, memory)
-        parts[name] = lists.name
+    parts = {name: method.merge(transaction, view, name, memory, reorder) for name, method in methods.items()}
     return [{"name": part.name, "docs": facts["docs"], "deleted": 0, "text": facts["text"], "parts": parts}]
 
 
-def _merge_lists(
-    transaction: Transaction, view: View, name: str, method: SparseMethod, memory: int, part: Any
-) -> None:
-    """One representation's lists of all segments, without deleted documents."""
+def merge_lists(
+    transaction: Transaction, view: View, name: str, method: SparseMethod, memory: int, reorder: bool
+) -> str:
+    """A part with one representation's lists of all segments, without deleted documents; its name."""
+    part = transaction.part()
     sources = [(segment, segment.postings(name)) for segment in view.segments]
     weighted = sources[0][1].weighted
     for _, postings in sources:
@@ -117,6 +110,11 @@ def _merge_lists(
         forward=bool(settings.get("forward")),
         order=order,
     )
+    if not reorder:
+        return part.name
+    from retrieval.index.reorder import reorder_part
+
+    return reorder_part(transaction, part.name, method, memory).name
 
 
 def _append(

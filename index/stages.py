@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import UserError
 from retrieval.index.consistency import corrupt
+from retrieval.index.index_stage import IndexStage
 from retrieval.index.searcher import Searcher, Segment, fixed_point
 from retrieval.index.statistics import Statistics
-from retrieval.stage import Lookup, Param, Stage
+from retrieval.stage import Param
 from retrieval.types import Query, Run
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from retrieval.index.view import View
 
 
-class SparseStage(Stage):
+class SparseStage(IndexStage):
     """Search and re-scoring with one representation of an index.
 
     statistics  of a larger collection, to rank as a shard of it (default: this index's own)
@@ -40,10 +40,7 @@ class SparseStage(Stage):
         threads: int = 1,
         algorithm: str = "auto",
     ) -> None:
-        self.name = name
-        self.params = dict(params)
-        self.corpus = view.corpus
-        self.view = view
+        super().__init__(view, name, params)
         # A method may have parameters that weigh queries, not only ones that score lists.
         self.method: SparseMethod = method.configured(params) if hasattr(method, "configured") else method
         self.statistics = statistics or view_statistics(view, name)
@@ -73,11 +70,6 @@ class SparseStage(Stage):
         self.searcher  # noqa: B018
         return self
 
-    @property
-    def documents(self) -> Lookup:  # type: ignore[override]
-        """The stored documents by id. Raises UserError where the index was built without text."""
-        return self.view.lookup()
-
     def weights(self, text: str) -> dict[str, float]:
         """Term -> weight of a query text."""
         return self.method.weigh(self.method.query(text), self.statistics)
@@ -98,24 +90,9 @@ class SparseStage(Stage):
         return Run(queries, offsets, docs, scores, self.view.ids).cut(self.depth)
 
     def _rescore(self, queries: list[Query], weights: Sequence[Mapping[str, float]], run: Run) -> Run:
-        docs = self._ordinals(run)
+        docs = self.ordinals(run)
         scores = self.searcher.rescore(weights, run.offsets, docs)
         return Run(queries, run.offsets, docs, scores, self.view.ids)
-
-    def _ordinals(self, run: Run) -> NDArray[np.int32]:
-        """The run's documents as ordinals of this index. Raises UserError for one that is not in it."""
-        if run.doc_ids is self.view.ids:
-            return run.docs
-        used, place = np.unique(run.docs, return_inverse=True)
-        ids = [run.doc_ids[int(doc)] for doc in used]
-        found = self.view.find_many(ids)
-        if len(found) and found.min() < 0:
-            missing = ids[int(np.argmin(found))]
-            raise UserError(
-                f"the run holds document {missing!r}, which is not in the index; is it of another corpus?"
-            )
-        ordinals: NDArray[np.int32] = found.astype(np.int32)[place]
-        return ordinals
 
     def explain(self, query: str, ordinal: int) -> dict[str, Any]:
         """Score of one document, and what each query term has to do with it."""

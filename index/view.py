@@ -15,6 +15,8 @@ from retrieval.index.consistency import check_lists, corrupt
 from retrieval.index.documents import DocumentsReader
 from retrieval.index.filters import schema
 from retrieval.index.postings import Postings
+from retrieval.index.vector_part import VectorPart
+from retrieval.manifest import DENSE
 from retrieval.types import Document
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class SegmentView:
         self.documents: int = entry["docs"]
         self.deleted: int = entry.get("deleted", 0)
         self._postings: dict[str, Postings] = {}
+        self._vectors: dict[str, VectorPart] = {}
 
     @cached_property
     def store(self) -> DocumentsReader:
@@ -53,6 +56,20 @@ class SegmentView:
             check_lists(postings, self.documents)
             self._postings[representation] = postings
         return self._postings[representation]
+
+    def lists(self) -> Iterator[tuple[str, Postings]]:
+        """Each representation that has inverted lists, with them."""
+        described = self._snapshot.commit["representations"]
+        for name in self.entry["parts"]:
+            if described[name].get("kind") != DENSE:
+                yield name, self.postings(name)
+
+    def vectors(self, representation: str) -> VectorPart:
+        """The vectors of a representation."""
+        if representation not in self._vectors:
+            part = self._part(self.entry.get("parts"), representation)
+            self._vectors[representation] = VectorPart(self._snapshot, part, self.documents)
+        return self._vectors[representation]
 
     def _part(self, held: Any, key: str) -> str:
         """held[key], the name of a part or of a file in one. Raises CorruptIndex."""
@@ -106,10 +123,11 @@ class SegmentView:
 
 
 class View:
-    """All segments of a snapshot, perhaps narrowed by a filter."""
+    """All segments of a snapshot. trust: read structures above vectors that another account has built."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, *, trust: bool = False) -> None:
         self.snapshot = snapshot
+        self.trust = trust
         self.segments: list[SegmentView] = []
         base = 0
         for entry in snapshot.commit["segments"]:

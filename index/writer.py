@@ -12,7 +12,7 @@ from retrieval.index.assets import entries
 from retrieval.index.deletes import write_deletes
 from retrieval.index.documents import DocumentsWriter
 from retrieval.index.idset import IdSet
-from retrieval.index.method import Builder, SparseMethod
+from retrieval.index.method import Builder, Method
 from retrieval.index.partfiles import PartFiles
 from retrieval.index.postings import Postings
 from retrieval.index.view import View, no_document
@@ -28,7 +28,7 @@ class SegmentWriter:
     def __init__(
         self,
         transaction: Transaction,
-        methods: Mapping[str, SparseMethod],
+        methods: Mapping[str, Method],
         *,
         memory: int,
         store_text: bool,
@@ -96,7 +96,7 @@ class Writer:
         self,
         transaction: Transaction,
         view: View | None,
-        methods: Mapping[str, SparseMethod],
+        methods: Mapping[str, Method],
         *,
         memory: int,
         store_text: bool,
@@ -216,8 +216,9 @@ class Writer:
         )
 
     def _lists(self, number: int, entry: Mapping[str, Any]) -> dict[str, Postings]:
-        """Each representation's lists of a segment, committed or about to be."""
+        """The lists of a segment, committed or about to be, of each representation that has some."""
         if self._view is not None and number < self._old:
-            return {name: self._view.segments[number].postings(name) for name in self._methods}
+            return dict(self._view.segments[number].lists())
         files = PartFiles(self.transaction)
-        return {name: Postings(files, entry["parts"][name]) for name in self._methods}
+        names = [name for name, method in self._methods.items() if method.has_lists]
+        return {name: Postings(files, entry["parts"][name]) for name in names}

@@ -17,6 +17,7 @@ from retrieval import manifest
 from retrieval.diskio import disk_errors
 from retrieval.errors import CorruptIndex, UnsupportedFormat
 from retrieval.idtable import IdTable
+from retrieval.manifest import STRUCTURE_FACTS
 from retrieval.publish import old_path, prepare, switch, take_lock, version
 from retrieval.snapshot import Snapshot, newest_commit, old_commits, open_snapshot
 
@@ -110,12 +111,26 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
         raise CorruptIndex(
             f"COMMIT counts {snapshot.commit['docs']} documents, there are {docs}; index them again"
         )
+    built = structures(snapshot)
     return {
         "generation": snapshot.generation,
         "docs": docs,
         "ids_sha256": digest.hexdigest(),
         "representations": snapshot.commit["representations"],
+        **({"structures": built} if built else {}),
     }
+
+
+def structures(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
+    """Representation -> what was built above the vectors of each of its segments, where something was."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for segment in snapshot.commit["segments"]:
+        for name, part in segment.get("parts", {}).items():
+            if f"{part}/{STRUCTURE_FACTS}" in snapshot:
+                facts = snapshot.json(f"{part}/{STRUCTURE_FACTS}")
+                if isinstance(facts, dict):
+                    found.setdefault(name, []).append(facts)
+    return found
 
 
 def _chunks(items: Iterator[bytes], size: int) -> Iterator[list[bytes]]:

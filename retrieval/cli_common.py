@@ -37,12 +37,12 @@ def note(text: str) -> None:
     print(printable(text), file=sys.stderr)
 
 
-def open_index(directory: str, memory: str = "1GB") -> Index:
+def open_index(directory: str, memory: str = "1GB", *, trust: bool = False) -> Index:
     """The index there, to be used in a `with`. Raises UserError for one without any commit of documents."""
     from retrieval.index.index import Index
 
     refuse_file(directory)
-    index = Index.open(directory, memory=size_in_bytes(memory))
+    index = Index.open(directory, memory=size_in_bytes(memory), trust=trust)
     if not index.representations:  # what an interrupted first `retrieve index` leaves
         index.close()
         raise UserError(f"the index at {directory!r} has no documents yet; run `retrieve index` again")

@@ -39,7 +39,13 @@ def _representations(parser: Parser) -> None:
         help="a sparse representation: bm25, tilde, tildev2, bprop (each may name a model), or weights of "
         "your own, unicoil=impacts:FILE (JSON vectors, a folder of them, or CIFF)",
     )
-    parser.repeated("--dense", metavar="[NAME=][METHOD:]MODEL", help="a dense representation")
+    parser.repeated(
+        "--dense",
+        metavar="[NAME=]MODEL",
+        help="a dense representation: minilm=DIR, a GGUF file or a hub id, with settings in brackets: "
+        "'DIR(precision=bfloat16, ann=hnsw)'; METHOD:MODEL where the files do not say (bert, m2bert, llm)",
+    )
+    parser.flag("--download", "a --dense model that is a hub id may be fetched (nothing else is)")
 
 
 def _memory(parser: Parser) -> None:
@@ -66,6 +72,9 @@ def index_options(parser: Parser) -> None:
     _memory(parser)
     parser.flag("--compact", "smaller lists, slower to search")
     parser.flag("--no-text", "do not store the documents' text")
+    parser.option(
+        "--pipeline", metavar="P", help="what a search does that names none: '0.5 * bm25 + 0.5 * minilm'"
+    )
 
 
 def index(given: Namespace) -> None:
@@ -73,7 +82,6 @@ def index(given: Namespace) -> None:
     modes = [f"--{mode}" for mode in ("append", "overwrite", "update") if getattr(given, mode)]
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)} exclude one another; give one of them")
-    _no_dense(given.dense)
     budget = size_in_bytes(given.memory)
     from retrieval.data.corpus import open_corpus
 
@@ -86,7 +94,7 @@ def index(given: Namespace) -> None:
         stop.check()
         generation = target.commit()
         _report_skipped(corpus)
-        _report_left_out(target)
+        _report_built(target)
         write_json({"committed": len(target), "generation": generation})
 
 
@@ -99,7 +107,7 @@ def _opened(given: Namespace, corpus: Corpus, memory: int) -> Index:
     if (given.append or given.update) and Store.exists(path):
         target = Index.open(path, memory=memory)
         if target.representations:  # else it is what a killed first build left behind
-            for option in ("sparse", "analyzer", "compact", "no_text"):
+            for option in ("sparse", "dense", "analyzer", "compact", "no_text", "pipeline"):
                 if getattr(given, option):
                     raise UserError(
                         f"--{option.replace('_', '-')} was settled when {path!r} was made; leave it out, or "
@@ -112,12 +120,15 @@ def _opened(given: Namespace, corpus: Corpus, memory: int) -> Index:
                 )
             return target
         target.close()
-    sparse = given.sparse or ["bm25"]
+    sparse, dense = given.sparse or None, [valid_text(spec, "representation") for spec in given.dense]
     if not corpus.has_text:
+        if dense:
+            raise UserError(f"{given.corpus!r} holds no text, which --dense {dense[0]} would read")
         sparse = [_of_file(spec, given.corpus) for spec in given.sparse or ["impacts"]]
     return Index.create(
-        path, sparse, analyzer=given.analyzer or "english", overwrite=given.overwrite,
-        compact=given.compact, store_text=corpus.has_text and not given.no_text, memory=memory,
+        path, sparse, dense, analyzer=given.analyzer or "english", overwrite=given.overwrite,
+        compact=given.compact, store_text=corpus.has_text and not given.no_text,
+        pipeline=given.pipeline, download=given.download, memory=memory,
     )  # fmt: skip
 
 
@@ -134,20 +145,6 @@ def _of_file(spec: str, path: str) -> str:
     )
 
 
-def _no_dense(dense: list[str]) -> None:
-    """Refuses --dense as long as no dense method is registered."""
-    if not dense:
-        return
-    from retrieval import registry
-
-    known = registry.names("dense")
-    if not known:
-        raise UserError(
-            f"--dense {dense[0]}: this version has no dense methods; use --sparse, such as --sparse bm25"
-        )
-    raise UserError(f"--dense {dense[0]}: dense methods ({', '.join(known)}) cannot be used from here yet")
-
-
 def _report_skipped(corpus: Corpus) -> None:
     if corpus.skipped_count:
         more = "" if corpus.skipped_count <= len(corpus.skipped) else f"; the first {len(corpus.skipped)}"
@@ -156,14 +153,17 @@ def _report_skipped(corpus: Corpus) -> None:
             note(f"  {bad}")
 
 
-def _report_left_out(target: Index) -> None:
-    from retrieval.index.encoding import encoding_facts, left_out
+def _report_built(target: Index) -> None:
+    """What people should know of representations that a model made: tokens left out, recall reached."""
+    from retrieval.index.record_builder import left_out
 
     for name, settings in target.representations.items():
-        if "model" in settings:
-            sentence = left_out(name, encoding_facts(target.stage(name).view, name))
+        if "model" in settings or "identity" in settings:
+            sentence = left_out(name, target.encoding(name))
             if sentence:
                 note(sentence)
+        for facts in target.structures(name):
+            note(f"{name}: {structure_line(facts)}")
 
 
 def add_options(parser: Parser) -> None:
@@ -174,18 +174,20 @@ def add_options(parser: Parser) -> None:
 
 def add(given: Namespace) -> None:
     """Build further representations of an index from its stored text."""
-    _no_dense(given.dense)
-    if not given.sparse:
+    wanted = [(spec, False) for spec in given.sparse] + [(spec, True) for spec in given.dense]
+    if not wanted:
         raise UserError(
-            "nothing to add; give --sparse [NAME=]METHOD[:MODEL] (documents: retrieve index --append)"
+            "nothing to add; give --sparse [NAME=]METHOD[:MODEL] or --dense [NAME=]MODEL (documents: "
+            "retrieve index --append)"
         )
     with interrupts() as stop, open_index(given.directory, given.memory) as target:
         note_compiling()
-        for spec in given.sparse:
+        for spec, dense in wanted:
             stop.check()
+            valid_text(spec, "representation")
             with counting(f"building {spec}", len(target), stop) as count:
-                target.add_representation(valid_text(spec, "representation"), progress=count)
-        _report_left_out(target)
+                target.add_representation(spec, dense=dense, download=given.download, progress=count)
+        _report_built(target)
         write_json({"committed": len(target), "generation": target.generation})
 
 
@@ -255,14 +257,36 @@ def check(given: Namespace) -> None:
     print(f"ids sha256 {facts['ids_sha256']}")
     for name, settings in facts["representations"].items():
         print(f"representation {name}: {_summary(settings)}")
+        for structure in facts.get("structures", {}).get(name, []):
+            print(f"  {structure_line(structure)}")
 
 
 def _summary(settings: dict[str, Any]) -> str:
     from retrieval.render import printable
 
     parts = [str(settings.get("kind", "?"))]
-    analyzer = settings.get("analyzer")
+    analyzer, identity, runtime = (settings.get(key) for key in ("analyzer", "identity", "runtime"))
     if isinstance(analyzer, dict) and "name" in analyzer:
         parts.append(f"analyzer {analyzer['name']}")
+    if isinstance(identity, dict):
+        model = identity.get("model")
+        named = model.get("name", "?") if isinstance(model, dict) else "?"
+        parts.append(f"{identity.get('encoder')} {named}, {identity.get('dim')} numbers")
+        parts += [f"{key} {identity[key]}" for key in ("pooling", "length", "pad") if key in identity]
+    if isinstance(runtime, dict):
+        parts.append(" ".join(str(runtime[key]) for key in ("backend", "precision") if key in runtime))
+        gate = runtime.get("gate")
+        if isinstance(gate, dict) and isinstance(gate.get("min"), float):
+            parts.append(f"cosine to float32 {gate['min']:.5f} or more")
     parts += [key for key, value in settings.items() if value is True]
     return printable(", ".join(parts))
+
+
+def structure_line(facts: dict[str, Any]) -> str:
+    """What was built above the vectors of a segment, and the recall that it reached then."""
+    from retrieval.render import printable
+
+    ladder = facts.get("ladder")
+    steps = [step for step in ladder if isinstance(step, dict)] if isinstance(ladder, list) else []
+    reached = ", ".join(f"{step.get('recall10')} at {step.get('effort')}" for step in steps)
+    return printable(f"{facts.get('kind')}, recall of 10 measured when it was built: {reached}")

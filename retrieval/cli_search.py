@@ -45,6 +45,7 @@ def search_options(parser: Parser) -> None:
     parser.option("--queries", metavar="FILE", help="many: TSV, JSONL (.gz), or a BEIR folder as PATH@split")
     parser.option("--run", metavar="OUT.trec", help="where the hits of --queries go (- for standard output)")
     parser.option("--threads", metavar="N", read=whole, help="for --queries (default: all cores)")
+    parser.flag("--trust", "let faiss read what another account has built (only of people whom you trust)")
 
 
 def search(given: Namespace) -> None:
@@ -59,18 +60,31 @@ def search(given: Namespace) -> None:
         raise UserError("--json and --run - both write to standard output; give one of them, or --run FILE")
     _refuse_empty(given.pipeline)
     if given.query is not None:
-        with open_index(given.directory) as index, _naming_the_option(given.pipeline):
+        with open_index(given.directory, trust=given.trust) as index, _naming_the_option(given.pipeline):
             stage = index.pipeline(given.pipeline, filter=given.filter) % (given.k or 10)
+            _note_unread(stage)
             _search_one(index, stage, given.query, given.json)
         return
     from retrieval.data.queries import read_queries
 
     queries = read_queries(given.queries)
     threads = given.threads or os.cpu_count() or 1
-    with open_index(given.directory) as index, _naming_the_option(given.pipeline):
+    with open_index(given.directory, trust=given.trust) as index, _naming_the_option(given.pipeline):
         stage = index.pipeline(given.pipeline, filter=given.filter, threads=threads) % (given.k or _DEEP)
+        _note_unread(stage)
         note_compiling()
         _search_file(stage, queries, given.run, given.json)
+
+
+def _note_unread(stage: Stage) -> None:
+    """Tells people that a search will be exact, and slower, for want of trust."""
+    if getattr(stage, "unread", None):
+        note(
+            f"{stage.name}: what speeds its search up was built by another account, and is not read; "
+            "searching exactly. `retrieve merge DIR` builds it anew; --trust reads it"
+        )
+    for part in stage.parts:
+        _note_unread(part)
 
 
 def _refuse_empty(pipeline: str | None) -> None:
@@ -239,6 +253,8 @@ def _stage_lines(stage: dict[str, Any]) -> list[str]:
 
     place = f"rank {stage['rank']}" if stage["rank"] is not None else "not among those that it returns"
     head = printable(f"{stage['representation']}: score {stage['score']:.4f}, {place}")
+    if not stage["terms"]:
+        return [head]
     heads = ("term", "contribution", "value", "weight", "documents")
     rows = [
         (

@@ -13,7 +13,7 @@ import orjson
 from retrieval.diskio import disk_errors, open_regular, storage_error
 from retrieval.errors import CorruptIndex, UnsupportedFormat
 
-FORMAT = 2
+FORMAT = 3
 OLDEST = 1
 MAX_COMMIT = 256 << 20
 
@@ -25,6 +25,8 @@ JOURNAL_NAME = re.compile(r"cache-[0-9a-f]{32}")
 LITTER_NAME = re.compile(r"tmp-[0-9a-f]{32}")
 OLD_NAME = re.compile(r"commit-(0|[1-9][0-9]{0,17})")
 ASSETS = "assets"  # key of a representation's entry: the part that holds its assets, from format 2 on
+STRUCTURE_FACTS = "ann.json"  # file of a part with vectors: what was built above them
+DENSE = "dense"  # kind of a representation by vectors, from format 3 on
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{32}")
 
@@ -46,8 +48,11 @@ def empty_commit(uuid: str, written_by: str) -> dict[str, Any]:
 
 
 def min_reader(commit: dict[str, Any]) -> int:
-    """The oldest format whose readers understand a commit: assets came with format 2."""
-    return 2 if any(ASSETS in entry for entry in commit["representations"].values()) else 1
+    """The oldest format whose readers understand a commit: assets came with format 2, vectors with 3."""
+    entries = commit["representations"].values()
+    if any(entry.get("kind") == DENSE for entry in entries):
+        return 3
+    return 2 if any(ASSETS in entry for entry in entries) else 1
 
 
 def encode(commit: dict[str, Any]) -> bytes:

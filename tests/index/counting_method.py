@@ -15,6 +15,7 @@ import numpy as np
 
 from retrieval import registry
 from retrieval.index.encoded import Cache, encoder_of, text_key
+from retrieval.index.method import SparseMethod
 from retrieval.index.postings import Postings
 from retrieval.index.postings_writer import PostingsWriter
 from retrieval.index.scoring import ImpactScoring
@@ -27,7 +28,7 @@ ASSETS = {"vocab.txt": b"a b c"}
 
 
 @registry.register("counting", kind="sparse method")
-class Counting:
+class Counting(SparseMethod):
     """The method; its model is the file that the texts are noted in. A weight is a frequency."""
 
     kind = "counting"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from retrieval import Index, registry
 from retrieval.artefact import Store
 from retrieval.check import check
 from retrieval.index.bm25 import Bm25
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hashing_encoder import install, model, remove
 
 FROZEN = Path(__file__).parent / "frozen"
 QUERIES = ["red green", "blue", "w7 w8 w9", "Straße über", "nothing"]
@@ -42,7 +46,9 @@ class Carrier(Bm25):
 def carrier() -> Iterator[None]:
     """The method, registered for the time of a test."""
     registry.register("carrier", kind="sparse method")(Carrier)
+    install()
     yield
+    remove()
     del registry._FACTORIES["sparse method", "carrier"]
 
 
@@ -64,8 +70,8 @@ def answers(index: Index) -> dict[str, Any]:
     """What an index of this corpus answers, in JSON."""
     found: dict[str, Any] = {}
     choices: list[dict[str, Any]] = [{}, {"k1": 1.2, "b": 0.75}]
-    for name in index.representations:
-        for params in choices:
+    for name, settings in index.representations.items():
+        for params in choices if settings["kind"] != "dense" else choices[:1]:
             run = (index.stage(name, **params) % 5)(QUERIES)
             label = f"{name} {sorted(params.items())}"
             found[label] = [[(hit.doc_id, hit.score) for hit in run[query]] for query in run]
@@ -85,8 +91,9 @@ def freeze(path: Path) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         registry.register("carrier", kind="sparse method")(Carrier)
-        methods = ["bm25", "carrier"]
-        index = Index.create(Path(scratch) / "index", methods, analyzer="german")
+        install()
+        dense = [f"vec={model(Path(scratch))}(dim=3)"]
+        index = Index.create(Path(scratch) / "index", ["bm25", "carrier"], dense, analyzer="german")
         every = documents()
         index.add(every[:17_000])
         index.commit()
@@ -105,6 +112,11 @@ def test_old_formats_answer_as_they_did(tmp_path: Path, archive: Path) -> None:
         tar.extractall(tmp_path, filter="data")
     wanted = json.loads((FROZEN / archive.name.replace(".tar.gz", ".json")).read_text(encoding="utf-8"))
     index = Index.open(tmp_path / "index")
+    for method in index._methods.values():
+        if method.kind == "dense":  # its model lay elsewhere
+            settings = dict(method.settings)
+            settings["source"] = model(tmp_path).partition(":")[2]
+            method.settings = settings
     assert answers(index) == wanted
     assert check(tmp_path / "index")["docs"] == len(index) == 17_498
     index.merge(reorder=True)
@@ -123,6 +135,4 @@ def test_there_is_one_for_this_format(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
     freeze(Path(sys.argv[1]))
