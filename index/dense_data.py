@@ -1,4 +1,4 @@
-"""Batches of a dense training: examples whose positives do not meet, their negatives, and what is none."""
+"""Batches of a dense training: examples whose positives do not meet, their negatives, their tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.errors import UserError
 from retrieval.index.examples import Prepared
+from retrieval.index.torch_encoder import Sequences
 
 _TRIES = 8  # random passages drawn for each one that is wanted, some of which may be relevant
 
@@ -82,7 +84,7 @@ class Drawing:
         chosen = np.take_along_axis(hard, slots, 1)
         slots = np.where(chosen >= 0, slots, -1)
         positive = self.prepared.positive[examples].astype(np.int64)[:, None]
-        others = self._random(examples, rng)
+        others = self._random(examples, chosen, rng)
         none = np.full((len(examples), 1), -1, np.int64)
         numbers, place = np.unique(np.concatenate([positive, chosen, others], axis=1), return_inverse=True)
         place = place.reshape(len(examples), -1).astype(np.int64)
@@ -90,15 +92,17 @@ class Drawing:
             numbers, place = numbers[1:], place - 1
         return Groups(numbers, place, np.concatenate([none, slots, np.full_like(others, -1)], axis=1))
 
-    def _random(self, examples: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """[e, random]: passages of other documents; -1 where the draw met only relevant ones."""
+    def _random(
+        self, examples: NDArray[np.int64], hard: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """[e, random]: passages that are neither relevant nor hard; -1 where the draw met no other."""
         found = np.full((len(examples), self.random), -1, np.int64)
         if not self.random:
             return found
         total = len(self.prepared.passages)
         for row, relevant in enumerate(self.prepared.relevant(examples)):
             drawn = rng.integers(0, total, self.random * _TRIES)
-            drawn = drawn[~self._answers(drawn, relevant)]
+            drawn = drawn[~self._answers(drawn, relevant) & ~np.isin(drawn, hard[row])]
             _, first = np.unique(drawn, return_index=True)
             drawn = drawn[np.sort(first)][: self.random]
             found[row, : len(drawn)] = drawn
@@ -153,3 +157,28 @@ def teacher_scores(
         return None
     found[groups.place < 0] = np.nan
     return found.astype(np.float32)
+
+
+def joined(parts: Sequence[Sequences]) -> Sequences:
+    """Several lots of texts as one."""
+    return Sequences(
+        [ids for part in parts for ids in part.ids], np.concatenate([part.skip for part in parts]),
+        np.concatenate([part.tokens for part in parts]), np.concatenate([part.dropped for part in parts]),
+    )  # fmt: skip
+
+
+def cut(sequences: Sequences, limit: int) -> Sequences:
+    """Sequences of at most `limit` tokens (0: as they are); the last one, [SEP] or EOS, stays the last.
+
+    Raises UserError where nothing that pooling looks at would be left.
+    """
+    if not limit:
+        return sequences
+    long = np.array([len(ids) > limit for ids in sequences.ids], np.bool_)
+    if limit < 2 or bool((long & (sequences.skip >= limit - 1)).any()):
+        raise UserError(
+            f"{limit} tokens leave nothing of a text beside its prompt; give a larger length or query_tokens"
+        )
+    ids = [np.append(one[: limit - 1], one[-1:]) if cut else one for one, cut in zip(sequences.ids, long)]
+    lost = np.array([len(one) - len(new) for one, new in zip(sequences.ids, ids)], np.int64)
+    return Sequences(ids, sequences.skip, sequences.tokens, sequences.dropped + lost)

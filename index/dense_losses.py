@@ -132,7 +132,9 @@ def divergence_loss(student: Tensor, teacher: Tensor, known: Tensor) -> Tensor:
         wanted = functional.log_softmax(teacher.masked_fill(~known, _NOTHING), dim=1)
         terms = (wanted.exp() * (wanted - given)).masked_fill(~known, 0.0).sum(1)
         usable = known.sum(1) >= 2
-        return terms.masked_fill(~usable, 0.0).sum() / usable.sum().clamp(min=1)
+        total = terms.masked_fill(~usable, 0.0).sum()
+        found: Tensor = total / usable.sum().clamp(min=1)
+        return found
 
 
 def width_map(vectors: Tensor, width: int) -> Tensor:
@@ -148,4 +150,5 @@ def width_map(vectors: Tensor, width: int) -> Tensor:
         return torch.eye(size, width)
     rows = vectors.double()
     _, directions = torch.linalg.eigh(rows.T @ rows)  # ascending
-    return directions[:, -width:].flip(1).float()
+    found: Tensor = directions[:, -width:].flip(1).float()
+    return found

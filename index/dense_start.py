@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from retrieval.errors import UnknownName, UserError
-from retrieval.index.dense_spec import open_encoder, parse_dense
+from retrieval.index.dense_spec import DenseSpec, open_encoder, parse_dense
 from retrieval.index.torch_encoder import TorchEncoder
 from retrieval.index.trainer import TaskOptions
 
@@ -19,13 +19,21 @@ _LEAST = {"random": 0, "query_tokens": 0, "length": 0, "chunk": 0, "budget": 0, 
 
 
 def open_start(options: TaskOptions) -> TorchEncoder:
-    """The encoder of --start: a directory, or [METHOD:]DIR[(param=value, ...)]. Raises UserError."""
+    """The encoder of --start: a directory, or [METHOD:]DIR[(param=value, ...)]; float32 unless said.
+
+    Raises UserError, and what opening it raises.
+    """
     if options.start is None:
         raise UserError("name an encoder to start from: --start DIR, or METHOD:DIR(param=value)")
     if os.path.exists(options.start):
-        encoder = open_encoder(options.start)
+        spec = DenseSpec("start", "", options.start, {})
     else:
         spec = parse_dense(f"start={options.start}")
+    try:
+        encoder = open_encoder(spec.model, spec.method, {"precision": "float32", **spec.params})
+    except UnknownName as error:
+        if error.name != "precision" or "precision" in spec.params:
+            raise
         encoder = open_encoder(spec.model, spec.method, spec.params)
     if not isinstance(encoder, TorchEncoder):
         raise UserError(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from retrieval.encoder import Kind
 from retrieval.errors import UserError
-from retrieval.index.dense_data import Drawing, Groups, distinct_batches, teacher_scores
+from retrieval.index.dense_data import Drawing, Groups, cut, distinct_batches, joined, teacher_scores
 from retrieval.index.dense_losses import (
     divergence_loss,
     infonce_loss,
@@ -161,7 +161,7 @@ class DenseTask:
             vectors = embed_cached(embed, chunks, device, torch.initial_seed())
         else:
             vectors = embed_plainly(embed, chunks)
-        return list(vectors.split([len(part.ids) for part in parts]))
+        return list(torch.split(vectors, [len(part.ids) for part in parts]))
 
     # --- losses ---------------------------------------------------------------------------------------------
 
@@ -259,31 +259,6 @@ class DenseTask:
     def save(self, directory: str) -> None:
         """A directory that opens as this encoder."""
         self.encoder.save(directory)
-
-
-def joined(parts: Sequence[Sequences]) -> Sequences:
-    """Several lots of texts as one."""
-    return Sequences(
-        [ids for part in parts for ids in part.ids], np.concatenate([part.skip for part in parts]),
-        np.concatenate([part.tokens for part in parts]), np.concatenate([part.dropped for part in parts]),
-    )  # fmt: skip
-
-
-def cut(sequences: Sequences, limit: int) -> Sequences:
-    """Sequences of at most `limit` tokens (0: as they are); the last one, [SEP] or EOS, stays the last.
-
-    Raises UserError where nothing that pooling looks at would be left.
-    """
-    if not limit:
-        return sequences
-    long = np.array([len(ids) > limit for ids in sequences.ids], np.bool_)
-    if limit < 2 or bool((long & (sequences.skip >= limit - 1)).any()):
-        raise UserError(
-            f"{limit} tokens leave nothing of a text beside its prompt; give a larger length or query_tokens"
-        )
-    ids = [np.append(one[: limit - 1], one[-1:]) if cut else one for one, cut in zip(sequences.ids, long)]
-    lost = np.array([len(one) for one in sequences.ids], np.int64) - [len(one) for one in ids]
-    return Sequences(ids, sequences.skip, sequences.tokens, sequences.dropped + lost)
 
 
 @register("dense", kind="training task")

@@ -1,0 +1,478 @@
+"""The training task `dense`, with a small encoder: what it learns, draws, masks, refuses, and resumes."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval import registry
+from retrieval.errors import UnknownName, UserError
+from retrieval.index.dense_data import cut, distinct_batches, joined, teacher_scores
+from retrieval.index.dense_start import set_dropout
+from retrieval.index.dense_train import DenseTask
+from retrieval.index.torch_encoder import Sequences, TorchEncoder
+from retrieval.index.train_loop import Loop
+from retrieval.index.trainer import TaskOptions, TrainOptions, create_task, train, with_recipe
+
+ROWS, DIM = 97, 12
+
+
+class ToyEncoder(TorchEncoder):
+    """Words hashed to 96 rows, averaged and turned; ids 0 and 1 stand around each text."""
+
+    budget = 64
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.module = torch.nn.Sequential(
+            torch.nn.EmbeddingBag(ROWS, DIM, mode="mean"),
+            torch.nn.LayerNorm(DIM),
+            torch.nn.Dropout(0.1),
+            torch.nn.Linear(DIM, DIM),
+        ).requires_grad_(False)
+        self.dim = DIM
+        self.identity: Mapping[str, Any] = {"encoder": "toy", "seed": seed, "normalise": True}
+        self.runtime: Mapping[str, Any] = {}
+        self.batches: list[int] = []
+
+    def prepare(self, texts: Sequence[str], kind: str = "passage") -> Sequences:
+        ids = [
+            np.array([0, *(2 + zlib.crc32(word.encode()) % (ROWS - 2) for word in text.split()), 1], np.int32)
+            for text in texts
+        ]
+        lengths = np.array([len(one) for one in ids], np.int64)
+        return Sequences(ids, np.zeros_like(lengths), lengths, np.zeros_like(lengths))
+
+    def embed(self, sequences: Sequences) -> Any:
+        self.batches.append(len(sequences.ids))
+        ends = np.cumsum([0, *(len(ids) for ids in sequences.ids)])[:-1]
+        flat = torch.from_numpy(np.concatenate(sequences.ids)).long()
+        words, *rest = self.module.children()
+        vectors = words(flat, torch.from_numpy(ends))
+        for layer in rest:
+            vectors = layer(vectors)
+        return torch.nn.functional.normalize(vectors.float(), dim=1)
+
+    def save(self, directory: str, **more: Any) -> None:
+        Path(directory).mkdir(exist_ok=True)
+        weights = {name: tensor.tolist() for name, tensor in self.module.state_dict().items()}
+        (Path(directory) / "weights.json").write_text(json.dumps(weights))
+
+
+TOPICS = [f"t{i}" for i in range(60)]
+
+
+def example(i: int) -> dict[str, Any]:
+    topic = TOPICS[i]
+    filler = [f"w{(i * 7 + j) % 31}" for j in range(5)]
+    return {"query": f"{topic} {filler[2]}", "positive": " ".join([filler[0], topic, *filler[1:]])}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(json.dumps(example(i)) + "\n" for i in range(60)))
+    return str(path)
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model directory of the toy."""
+    monkeypatch.setitem(
+        registry._FACTORIES, ("dense encoder", "toy"), lambda path, params: ToyEncoder(params.get("seed", 0))
+    )
+    directory = tmp_path / "toy"
+    directory.mkdir()
+    (directory / "config.json").write_text('{"retrieval": {"kind": "toy"}}')
+    return str(directory)
+
+
+Make = Callable[..., DenseTask]
+
+
+@pytest.fixture
+def make(tmp_path: Path, start: str, data: str) -> Make:
+    """make(out, batch=..., loss=...): a task on the toy and its examples."""
+
+    def task(out: str = "out", **given: Any) -> DenseTask:
+        names = ("batch", "teacher", "held_out", "data", "corpus")
+        of_task = {name: given.pop(name) for name in names if name in given}
+        options = TaskOptions(
+            out=str(tmp_path / out), start=given.pop("start", start), batch=of_task.get("batch", 8),
+            data=of_task.get("data", () if "corpus" in of_task else (data,)),
+            corpus=of_task.get("corpus", ()), held_out=of_task.get("held_out"),
+            teacher=of_task.get("teacher"),
+            settings={name: str(value).lower() for name, value in {"negatives": 3, **given}.items()},
+        )  # fmt: skip
+        made = create_task("dense", options)
+        assert isinstance(made, DenseTask)
+        return made
+
+    return task
+
+
+OPTIONS = TrainOptions(epochs=4, lr=0.02, evaluate_every=6, checkpoint_every=5, keep="last")
+
+
+def weights(out: Path) -> Any:
+    return json.loads((out / "model" / "weights.json").read_text())
+
+
+def first_gradients(task: DenseTask, out: Path, **options: Any) -> list[Any]:
+    """Of one step of the trainer's loop."""
+    chosen = TrainOptions(steps=1, clip=0.0, **options)
+    loop = Loop(task, str(out), chosen, None, lambda: None, lambda _: None)
+    loop.model.train()
+    loop._one_step(loop._batches())
+    return [p.grad.clone() for p in task.model.parameters() if p.grad is not None]
+
+
+def close(found: list[Any], wanted: list[Any], share: float = 1e-5) -> bool:
+    return len(found) == len(wanted) and all(
+        float((a - b).norm()) <= share * float(b.norm()) for a, b in zip(found, wanted)
+    )
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["infonce", "mnrl", "opl"])
+def test_it_learns(tmp_path: Path, make: Make, loss: str) -> None:
+    task = make(loss=loss)
+    options = TrainOptions(epochs=3 if loss == "opl" else 12, lr=0.02)
+    found = train(task, str(tmp_path / "out"), options)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "curve.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert found["best"]["figure"] == "mrr"
+    assert set(found["held_out"]) == {"mrr", "ndcg@10", "accuracy"}
+    assert (tmp_path / "out" / "model" / "weights.json").exists()
+
+
+@pytest.mark.parametrize("given", [{}, {"chunk": 2, "dropout": 0.3}, {"loss": "opl", "batch": 16}])
+def test_an_interrupted_training_gives_the_same_bits(tmp_path: Path, make: Make, given: Any) -> None:
+    def stopping(after: int) -> Callable[[], None]:
+        left = [after]
+
+        def stop() -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+
+        return stop
+
+    train(make("a", **given), str(tmp_path / "a"), OPTIONS)
+    for done in (3, 8):
+        with pytest.raises(KeyboardInterrupt):
+            train(make("b", **given), str(tmp_path / "b"), OPTIONS, stop=stopping(done))
+    task = make("b", **given)
+    losses: list[Any] = []
+    real = task.loss
+    task.loss = lambda batch: (losses.append(batch), real(batch))[1]  # type: ignore
+    done = train(task, str(tmp_path / "b"), OPTIONS)["steps"]
+    assert len(losses) == done - 13  # the first 4, then 9 more, were not done again
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_the_gradient_cache_changes_no_gradient(tmp_path: Path, make: Make) -> None:
+    plain = first_gradients(make("a"), tmp_path)
+    task = make("b", chunk=2)
+    assert close(first_gradients(task, tmp_path), plain)
+    assert max(task.encoder.batches) <= 2  # type: ignore[attr-defined]
+    assert close(first_gradients(make("c", budget=10), tmp_path), plain)
+    cast = first_gradients(make("d", chunk=2), tmp_path, precision="bf16")
+    assert close(cast, first_gradients(make("e"), tmp_path, precision="bf16"), 0.05)
+    summed = first_gradients(make("f", chunk=3, batch=4), tmp_path, accumulate=2)
+    assert close(summed, first_gradients(make("g", batch=4), tmp_path, accumulate=2))
+
+
+def test_opl_streamed_pair_by_pair_is_the_batch(tmp_path: Path, make: Make) -> None:
+    whole = first_gradients(make("a", loss="opl", batch=24), tmp_path)
+    task = make("b", loss="opl", batch=1)
+    assert close(first_gradients(task, tmp_path, accumulate=24), whole)
+    assert max(task.encoder.batches) == 2  # type: ignore[attr-defined]
+
+
+def test_both_halves_of_an_epoch_see_every_pair_once(make: Make) -> None:
+    task = make(loss="opl", batch=7, negatives=2, random=1)
+    pairs = np.concatenate(list(task.batches(0, 0)))
+    assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
+    answers = pairs[pairs[:, 2] == 1]
+    assert len(answers) >= len(task.training) - 7
+    assert (task.prepared.positive[answers[:, 0]] == answers[:, 1]).all()
+    wrong = pairs[pairs[:, 2] == 0]
+    assert (task.prepared.positive[wrong[:, 0]] != wrong[:, 1]).all()
+    again = np.concatenate(list(task.batches(0, 0)))
+    assert (again == pairs).all()
+    assert {tuple(pair) for pair in np.concatenate(list(task.batches(1, 0))).tolist()} != {
+        tuple(pair) for pair in pairs.tolist()
+    }
+
+
+# --- batches and negatives ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 8), st.integers(0, 99))
+def test_no_batch_has_a_key_twice_and_no_example_comes_twice(keys: list[int], size: int, seed: int) -> None:
+    column = np.array(keys, np.int64)
+    order = np.random.default_rng(seed).permutation(len(keys))
+    batches = list(distinct_batches(order, column, size))
+    size = min(size, len(set(keys)))
+    for batch in batches:
+        assert len(batch) == size == len({keys[at] for at in batch.tolist()})
+    seen = [at for batch in batches for at in batch.tolist()]
+    assert len(set(seen)) == len(seen)
+    left = [keys[at] for at in range(len(keys)) if at not in set(seen)]
+    assert size == 0 or len(set(left)) < size  # what is left makes no further batch
+    assert batches or not keys
+    if len(set(keys)) == len(keys):
+        assert seen == order[: len(seen)].tolist()  # nobody waits without need
+
+
+def repeated(tmp_path: Path) -> str:
+    """Examples whose queries have two positives each, one of which is the negative of the other."""
+    lines = []
+    for i in range(30):
+        first, second = example(i)["positive"], example(i + 30)["positive"]
+        other = example((i + 1) % 30)["positive"]
+        lines += [
+            {"query": f"both {i}", "positive": first, "negatives": [second, other]},
+            {"query": f"both {i}", "positive": second, "negatives": [other, first]},
+        ]
+    path = tmp_path / "repeated.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_a_passage_that_answers_is_nobodys_negative(tmp_path: Path, make: Make) -> None:
+    task = make(data=(repeated(tmp_path),), negatives=2, random=4)
+    for examples, draw in task.batches(0, 0):
+        groups = task.drawing.groups(examples, draw)
+        ignored = task.drawing.ignored(examples, groups.numbers, groups.place)
+        for row, at in enumerate(examples.tolist()):
+            relevant = set(task.prepared.relevant(np.array([at]))[0].tolist())
+            assert len(relevant) == 2
+            own = groups.place[row]
+            assert groups.numbers[own[0]] == task.prepared.positive[at]
+            negatives = groups.numbers[own[1:][own[1:] >= 0]].tolist()
+            assert negatives
+            assert not relevant & set(negatives)
+            assert not ignored[row, own[0]]
+            positive = int(task.prepared.positive[at])
+            assert set(groups.numbers[ignored[row]].tolist()) == (
+                relevant & set(groups.numbers.tolist()) - {positive}
+            )
+
+
+def test_random_negatives_are_what_was_asked_for(make: Make) -> None:
+    task = make(negatives=0, random=5)
+    groups = task.drawing.groups(task.training[:8], (0, 0))
+    assert groups.place.shape == (8, 6)
+    assert (groups.place >= 0).all()
+    assert all(len(set(row)) == 6 for row in groups.place.tolist())
+    other = task.drawing.groups(task.training[:8], (0, 1))
+    assert set(other.numbers.tolist()) != set(groups.numbers.tolist())
+
+
+def test_scores_that_came_with_the_data(tmp_path: Path, make: Make) -> None:
+    lines = []
+    for i in range(40):
+        negatives = [example((i + j) % 60)["positive"] for j in (1, 2, 3)]
+        lines.append({**example(i), "negatives": negatives, "scores": [9.0, 1.0, 8.99, 3.0]})
+    path = tmp_path / "scored.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = make("out", data=(str(path),), loss="infonce+0.5*kl+0.25*margin", negatives=2, random=1)
+    examples, draw = next(iter(task.batches(0, 0)))
+    groups = task.drawing.groups(examples, draw)
+    found = teacher_scores(task.prepared, examples, groups)
+    assert found is not None
+    assert np.isnan(found[:, -1]).all()  # a random one has no score
+    ignored = task.drawing.ignored(examples, groups.numbers, groups.place)
+    for row, at in enumerate(examples.tolist()):
+        assert found[row, 0] == 9.0
+        hard = task.prepared.negatives[at].tolist()
+        for column in (1, 2):
+            passage = int(groups.numbers[groups.place[row, column]])
+            assert found[row, column] == np.float32([1.0, 8.99, 3.0][hard.index(passage)])
+            assert ignored[row, groups.place[row, column]] == (found[row, column] > 8.5)
+    loss, figures = task.loss((examples, draw))
+    parts = figures["infonce"] + 0.5 * figures["kl"] + 0.25 * figures["margin"]
+    assert float(loss.detach()) == pytest.approx(parts, rel=1e-5)
+    assert min(figures[name] for name in ("infonce", "kl", "margin")) > 0
+
+
+def test_the_positive_is_ranked_among_all_held_out_passages(make: Make) -> None:
+    task = make(held_out=3, negatives=2)
+    assert len(task.held_out) == 3
+    encoder = task.encoder
+    task.model.eval()
+    with torch.no_grad():
+        found = task.evaluate()
+    prepared, ranks = task.prepared, []
+    pool = set(prepared.positive[task.held_out].tolist()) | set(prepared.negatives[task.held_out].ravel())
+    numbers = sorted(pool - {-1})
+    texts = [prepared.passages[at]["text"] for at in numbers]
+    for at in task.held_out.tolist():
+        query = encoder.encode([prepared.queries[at]], "query").rows[0]
+        scores = encoder.encode(texts).rows @ query
+        own = scores[numbers.index(int(prepared.positive[at]))]
+        ranks.append(1 + int((scores > own + 1e-7).sum()))
+    assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+    assert found["ndcg@10"] == pytest.approx(np.mean([1 / np.log2(1 + rank) for rank in ranks if rank <= 10]))
+    assert make("none", held_out=0).evaluate() == {}
+
+
+# --- lengths, dropout, what is trained ----------------------------------------------------------------------
+
+
+def test_lengths_are_cut_in_front_of_the_last_token() -> None:
+    ids = [np.arange(5, dtype=np.int32), np.arange(9, dtype=np.int32)]
+    lengths = np.array([5, 9], np.int64)
+    whole = Sequences(ids, np.array([0, 2], np.int64), lengths, np.array([0, 4], np.int64))
+    assert cut(whole, 0) is whole
+    found = cut(whole, 6)
+    assert [one.tolist() for one in found.ids] == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 8]]
+    assert found.dropped.tolist() == [0, 7]
+    assert found.tokens.tolist() == [5, 9]
+    with pytest.raises(UserError, match="3 tokens leave nothing of a text beside its prompt"):
+        cut(whole, 3)
+    both = joined([whole, found])
+    assert [len(one) for one in both.ids] == [5, 9, 5, 6]
+    assert both.skip.tolist() == [0, 2, 0, 2]
+
+
+def test_queries_and_passages_have_lengths_of_their_own(make: Make) -> None:
+    task = make(query_tokens=3, length=4)
+    assert {len(ids) for ids in task._queries(task.training).ids} == {3}
+    assert {len(ids) for ids in task._passages(np.arange(10)).ids} == {4}
+
+
+def test_dropout_is_what_the_setting_says(make: Make) -> None:
+    def share(task: DenseTask) -> float:
+        return next(part.p for part in task.model.modules() if isinstance(part, torch.nn.Dropout))
+
+    assert share(make("a")) == 0.0
+    assert share(make("b", dropout=0.4)) == 0.4
+    assert share(make("c", dropout=-1)) == 0.1
+
+    class Attention(torch.nn.Module):
+        attention_dropout = 0.0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention_dropout = 0.1
+
+    attention = Attention()
+    set_dropout(torch.nn.ModuleList([attention]), 0.25)
+    assert attention.attention_dropout == 0.25
+
+
+def test_an_encoder_may_say_what_is_trained(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Mapping[str, Any]] = []
+
+    def trainable(self: ToyEncoder, given: Mapping[str, Any]) -> None:
+        seen.append(given)
+        self.module.get_submodule("3").requires_grad_(True)
+
+    monkeypatch.setattr(ToyEncoder, "trainable", trainable, raising=False)
+    task = make(lora=4, targets="q,v")
+    assert (seen[0]["lora"], seen[0]["targets"]) == (4, "q,v")
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    train(task, str(tmp_path / "out"), TrainOptions(steps=2, lr=0.1, keep="last"))
+    changed = {name for name, tensor in task.model.state_dict().items() if not tensor.equal(before[name])}
+    assert changed == {"3.weight", "3.bias"}
+    assert task.recipe["lr"] == 1e-4
+
+
+def test_whole_documents_of_a_corpus(tmp_path: Path, make: Make) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    sentences = [f"Word{j} stands here with {TOPICS[j]} and more." for j in range(50)]
+    records = [
+        {"_id": str(i), "title": f"doc {i}", "text": " ".join([f"Start{i}.", *sentences])} for i in range(8)
+    ]
+    corpus.write_text("".join(json.dumps(record) + "\n" for record in records))
+    whole = make("a", corpus=(str(corpus),), words=0, remove=0, batch=4)
+    lengths = [len(record["text"].split()) for record in whole.prepared.passages]
+    assert len(lengths) == 8
+    assert min(lengths) > 300
+    parts = make("b", corpus=(str(corpus),), remove=0, batch=4)
+    assert len(parts.prepared.passages) > 8
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"loss": "opl+infonce"}, "opl is learned from pairs"),
+        ({"loss": "infonce+infonce"}, "infonce stands there twice"),
+        ({"loss": "0*infonce"}, "the weight of infonce is a number above 0"),
+        ({"loss": "x*infonce"}, "the weight of infonce is a number above 0"),
+        ({"loss": "prototype"}, "give --teacher DIR"),
+        ({"loss": "kl"}, "need a teacher"),
+        ({"temperature": 0}, "temperature=0.0: give a number above 0"),
+        ({"chunk": -1}, "chunk=-1: give 0 or more"),
+        ({"dropout": 1}, "give a share below 1"),
+        ({"similarity": "l2"}, "similarity=l2: give cosine or dot"),
+        ({"lora": 8}, "this encoder has no lora"),
+        ({"checkpointing": True}, "this encoder has no checkpointing"),
+    ],
+)
+def test_settings_of_no_sense(make: Make, given: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said.replace("+", r"\+").replace("*", r"\*")):
+        make(**given)
+
+
+def test_unknown_names(make: Make) -> None:
+    with pytest.raises(UnknownName, match="infonse"):
+        make(loss="infonse")
+    with pytest.raises(UnknownName, match="temprature"):
+        make(temprature=1)
+
+
+def test_the_model_to_start_from(tmp_path: Path, make: Make, data: str, start: str) -> None:
+    with pytest.raises(UserError, match="name an encoder to start from"):
+        create_task("dense", TaskOptions(out=str(tmp_path / "a"), data=(data,)))
+    assert make(start=f"toy:{start}(seed=5)").facts["start"]["seed"] == 5
+
+
+def test_weights_that_are_not_float32(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trainable(self: ToyEncoder, given: Mapping[str, Any]) -> None:
+        self.module.bfloat16().requires_grad_(True)
+
+    monkeypatch.setattr(ToyEncoder, "trainable", trainable, raising=False)
+    with pytest.raises(UserError, match="are bfloat16; training wants float32"):
+        make()
+
+
+def test_an_encoder_without_torch(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._FACTORIES, ("dense encoder", "toy"), lambda path, params: object())
+    with pytest.raises(UserError, match="does not run on torch and cannot be trained"):
+        make()
+
+
+def test_another_model_or_setting_is_another_training(tmp_path: Path, make: Make, start: str) -> None:
+    options = with_recipe(make(), {"steps": 2})
+    assert options.lr == 2e-5
+    train(make(), str(tmp_path / "out"), options)
+    with pytest.raises(UserError, match="holds a training with other options"):
+        train(make(temperature=0.1), str(tmp_path / "out"), options)
+    with pytest.raises(UserError, match="holds a training with other options"):
+        train(make(start=f"toy:{start}(seed=5)"), str(tmp_path / "out"), options)
