@@ -164,9 +164,14 @@ def remove_others(out: str, kept: set[str]) -> None:
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters (each shared one once) and persistent buffers of a model, by `model.NAME`."""
+    """The parameters (each shared one once) and persistent buffers of a model, by `model.NAME`.
+
+    Parameters that are not trained are left out: they are those of the model that it started from, and with
+    LoRA nearly all of it.
+    """
     kept = set(model.state_dict())
-    named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if n in kept)]
+    trained = ((name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad)
+    named = [*trained, *((n, b) for n, b in model.named_buffers() if n in kept)]
     return {f"model.{name}": tensor for name, tensor in named}
 
 

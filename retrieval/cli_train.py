@@ -41,11 +41,11 @@ def train_options(parser: Parser) -> None:
     """The options of `train`."""
     option, number = parser.option, partial(parser.option, metavar="X", read=_number)
     count = partial(parser.option, metavar="N", read=whole)
-    parser.positional("kind", "KIND", "what to train: tilde, tildev2, bprop, cross")
+    parser.positional("kind", "KIND", "what to train: tilde, tildev2, bprop, cross, dense, m2bert")
     option(
         "--out", metavar="DIR", help="where the training lives; the model comes to DIR/model", required=True
     )
-    option("--start", metavar="DIR", help="model directory to start from")
+    option("--start", metavar="DIR", help="model directory to start from; dense: [METHOD:]DIR[(param=value)]")
     parser.repeated(
         "--data",
         metavar="EXAMPLES",

@@ -152,3 +152,10 @@ def test_the_lock_is_given_back(tmp_path: Path) -> None:
         pass
     with locked(str(tmp_path)):
         pass
+
+
+def test_what_is_not_trained_is_in_no_checkpoint() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    model[0].requires_grad_(False)
+    names = {name.removeprefix("model.") for name in model_tensors(model)}
+    assert names == {"1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
