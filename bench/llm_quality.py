@@ -1,0 +1,147 @@
+"""What decoders are worth as dense encoders: python -m retrieval.bench.llm_quality SPEC... --collections DIR.
+
+Each SPEC is what `--dense` takes (`tuned=llm:./smol(length=128)`). All of them encode the same collections;
+nDCG@10 comes with bootstrap intervals, and every encoder is set against the first by paired tests over the same
+queries. Ranking is exact. Markdown goes to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.bench.evaluate import Evaluation, evaluate
+from retrieval.bench.learned_sets import Collection, read_collection
+from retrieval.bench.statistics import bootstrap, randomisation
+from retrieval.data.corpus import open_corpus
+from retrieval.data.output import atomic
+from retrieval.encoder import DenseEncoder
+from retrieval.errors import UserError
+from retrieval.index.dense_spec import open_encoder, parse_dense
+from retrieval.progress import Progress
+
+MEASURE = "nDCG@10"
+MEASURES = (MEASURE, "R@100")
+_CHUNK = 256
+
+
+def encode(
+    encoder: DenseEncoder, texts: Sequence[str], kind: Any, label: str
+) -> tuple[NDArray[np.float32], dict[str, float]]:
+    """(vectors, tokens read and CPU seconds), texts sorted by length so that batches hold equal ones."""
+    rows = np.empty((len(texts), encoder.dim), np.float32)
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    read, begun = 0, process_time()
+    with Progress(label, len(texts), unit="texts") as bar:
+        for start in range(0, len(texts), _CHUNK):
+            chosen = order[start : start + _CHUNK]
+            found = encoder.encode([texts[i] for i in chosen], kind)
+            rows[chosen] = found.rows
+            read += int((found.tokens - found.dropped).sum())
+            bar.update(len(chosen))
+    return rows, {"tokens": read, "cpu_seconds": process_time() - begun}
+
+
+def measure(encoder: DenseEncoder, collection: Collection, label: str) -> tuple[Evaluation, dict[str, Any]]:
+    """What an encoder is worth on a collection, by exact search over all its documents."""
+    ids, texts = [], []
+    for document in open_corpus(collection.folder):
+        ids.append(document.doc_id)
+        texts.append(f"{document.title} {document.text}".strip())
+    passages, cost = encode(encoder, texts, "passage", f"{label}: passages")
+    queries, more = encode(encoder, [q.text for q in collection.queries], "query", f"{label}: queries")
+    scores: dict[str, dict[str, float]] = {}
+    for query, row in zip(collection.queries, queries, strict=True):
+        found = passages @ row
+        best = np.argpartition(found, -min(100, len(found)))[-min(100, len(found)) :]
+        scores[query.query_id] = {ids[i]: float(found[i]) for i in best.tolist()}
+    chosen = {query.query_id: collection.judgements[query.query_id] for query in collection.queries}
+    rate = (cost["tokens"] + more["tokens"]) / (cost["cpu_seconds"] + more["cpu_seconds"])
+    about = {"documents": len(ids), "queries": len(queries), "tokens_per_cpu_second": rate, **cost}
+    return evaluate(scores, chosen, MEASURES), about
+
+
+def compare(found: dict[str, dict[str, Evaluation]], seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Label -> collection -> means, interval, and the margin over the first label with its interval and p."""
+    first = next(iter(found))
+    figures: dict[str, dict[str, Any]] = {}
+    for label, sets in found.items():
+        figures[label] = {}
+        for name, evaluation in sets.items():
+            values = evaluation.values[MEASURE]
+            cell: dict[str, Any] = {"n": len(values), "means": evaluation.means}
+            cell["interval"] = list(bootstrap(values, seed=seed)[1:])
+            if label != first and name in found[first]:
+                gap = values - found[first][name].values[MEASURE]
+                cell["margin"] = list(bootstrap(gap, seed=seed))
+                cell["p"] = randomisation(values, found[first][name].values[MEASURE], seed=seed).p
+            figures[label][name] = cell
+    return figures
+
+
+def markdown(figures: dict[str, dict[str, Any]]) -> str:
+    """The table that documents carry."""
+    lines = ["| encoder | set | n | nDCG@10 (95 %) | R@100 | margin (95 %), p |", "|---|---|---|---|---|---|"]
+    for label, sets in figures.items():
+        for name, cell in sets.items():
+            low, high = cell["interval"]
+            margin = ""
+            if "margin" in cell:
+                mean, under, over = cell["margin"]
+                margin = f"{mean:+.3f} ({under:+.3f} to {over:+.3f}), p {cell['p']:.4f}"
+            lines.append(
+                f"| {label} | {name} | {cell['n']} | {cell['means'][MEASURE]:.3f} ({low:.3f} to {high:.3f}) "
+                f"| {cell['means']['R@100']:.3f} | {margin} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="retrieval.bench.llm_quality", description=__doc__.split("\n")[0])
+    parser.add_argument("specs", nargs="+", metavar="SPEC", help="what --dense takes; the first is the baseline")
+    parser.add_argument("--collections", required=True, help="folder of BEIR folders")
+    parser.add_argument("--sets", default="scifact,clapnq-dev", help="collections, NAME or NAME@SPLIT")
+    parser.add_argument("--queries", type=int, help="at most so many queries a set, drawn by the seed")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", help="file for all figures, per query too")
+    settings = parser.parse_args(arguments)
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    names = settings.sets.split(",")
+    sets = [read_collection(Path(settings.collections), s, settings.queries, settings.seed) for s in names]
+    found: dict[str, dict[str, Evaluation]] = {}
+    about: dict[str, Any] = {}
+    for text in settings.specs:
+        spec = parse_dense(text)
+        if spec.name in found:
+            raise UserError(f"two encoders are called {spec.name!r}; name them apart, NAME=MODEL")
+        encoder = open_encoder(spec.model, spec.method, spec.params)
+        found[spec.name], about[spec.name] = {}, {"identity": dict(encoder.identity)}
+        for each in sets:
+            found[spec.name][each.label], cost = measure(encoder, each, f"{spec.name} {each.label}")
+            about[spec.name][each.label] = cost
+        del encoder
+    figures = compare(found, settings.seed)
+    sys.stdout.write(markdown(figures))
+    if settings.json:
+        per_query = {
+            label: {name: one.per_query for name, one in each.items()} for label, each in found.items()
+        }
+        whole = {"figures": figures, "about": about, "per_query": per_query}
+        with atomic(settings.json) as write:
+            write((json.dumps(whole) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
