@@ -50,12 +50,23 @@ def encode(
     return rows, {"tokens": read, "cpu_seconds": process_time() - begun}
 
 
-def measure(encoder: DenseEncoder, collection: Collection, label: str) -> tuple[Evaluation, dict[str, Any]]:
-    """What an encoder is worth on a collection, by exact search over all its documents."""
-    ids, texts = [], []
-    for document in open_corpus(collection.folder):
-        ids.append(document.doc_id)
-        texts.append(f"{document.title} {document.text}".strip())
+def documents(collection: Collection, most: int | None) -> tuple[list[str], list[str]]:
+    """(ids, texts) of a collection; of `most`, all judged ones and others at even distances in its file."""
+    found = [(d.doc_id, f"{d.title} {d.text}".strip()) for d in open_corpus(collection.folder)]
+    if most is not None and most < len(found):
+        judged = {doc for query in collection.queries for doc in collection.judgements[query.query_id]}
+        others = [at for at, (name, _) in enumerate(found) if name not in judged]
+        wanted = max(0, most - (len(found) - len(others)))
+        kept = {others[at * len(others) // wanted] for at in range(wanted)}
+        found = [one for at, one in enumerate(found) if at in kept or one[0] in judged]
+    return [name for name, _ in found], [text for _, text in found]
+
+
+def measure(
+    encoder: DenseEncoder, collection: Collection, label: str, most: int | None = None
+) -> tuple[Evaluation, dict[str, Any]]:
+    """What an encoder is worth on a collection, by exact search over its documents (see documents())."""
+    ids, texts = documents(collection, most)
     passages, cost = encode(encoder, texts, "passage", f"{label}: passages")
     queries, more = encode(encoder, [q.text for q in collection.queries], "query", f"{label}: queries")
     scores: dict[str, dict[str, float]] = {}
@@ -111,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--collections", required=True, help="folder of BEIR folders")
     parser.add_argument("--sets", default="scifact,clapnq-dev", help="collections, NAME or NAME@SPLIT")
     parser.add_argument("--queries", type=int, help="at most so many queries a set, drawn by the seed")
+    parser.add_argument("--documents", type=int, help="at most so many documents a set, the judged ones always")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="file for all figures, per query too")
@@ -129,7 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         encoder = open_encoder(spec.model, spec.method, spec.params)
         found[spec.name], about[spec.name] = {}, {"identity": dict(encoder.identity)}
         for each in sets:
-            found[spec.name][each.label], cost = measure(encoder, each, f"{spec.name} {each.label}")
+            found[spec.name][each.label], cost = measure(
+                encoder, each, f"{spec.name} {each.label}", settings.documents
+            )
             about[spec.name][each.label] = cost
         del encoder
     figures = compare(found, settings.seed)

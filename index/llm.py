@@ -116,7 +116,7 @@ class LlmEncoder(TorchEncoder):
             self.module.requires_grad_(True)
         if settings.get("checkpointing"):
             module: Any = self.module
-            module.gradient_checkpointing_enable({"use_reentrant": False})
+            getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)()
 
     def save(self, directory: str, **more: Any) -> None:
         """See TorchEncoder.save: a directory in transformers' layout, LoRA merged (here in memory too).

@@ -17,7 +17,7 @@ from torch.nn import functional
 from retrieval.errors import MissingExtra, UserError
 
 GATE = 0.99  # smallest cosine to the unquantised vectors on the probe that is let through
-_SMALLEST = 1 << 12  # weights; smaller matrices are left alone
+_SMALLEST = 1 << 10  # weights; smaller matrices are left alone
 
 
 class Int8Linear(nn.Module):

@@ -64,7 +64,7 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
     Keywords but for name, seed and words go into "retrieval" of config.json.
     """
     torch = pytest.importorskip("torch")
-    from retrieval.index.bert import BertConfig
+    from retrieval.index.bert import Bert, BertConfig
     from retrieval.index.model_files import save_model
 
     def make(kind: str, *, name: str = "", seed: int = 0, words: Sequence[str] = (), **settings: Any) -> Path:
@@ -82,7 +82,7 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
             "intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 0.3,
         }  # fmt: skip
         torch.manual_seed(seed)
-        kinds = {"tilde": Tilde, "tildev2": TildeV2, "bprop": BProp, "cross": CrossEncoder}
+        kinds = {"tilde": Tilde, "tildev2": TildeV2, "bprop": BProp, "cross": CrossEncoder, "text": Bert}
         model = kinds[kind](BertConfig.from_dict(shape))
         with torch.no_grad():
             for parameter in model.parameters():
@@ -94,3 +94,54 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
         return directory
 
     return make
+
+
+@pytest.fixture
+def tiny_decoder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes small decoders of random weights with a tokenizer of bytes: tiny_decoder("qwen3", bos=False).
+
+    bos, eos: whether the tokenizer itself puts <s> before a text and </s> after it. Other keywords go into
+    the configuration.
+    """
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    def make(
+        family: str = "llama", *, name: str = "", seed: int = 0, bos: bool = True, eos: bool = False, **more: Any
+    ) -> Path:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(alphabet)}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens(["<pad>", "<s>", "</s>"])
+        special = [(piece, tokenizer.token_to_id(piece)) for piece in ("<s>", "</s>")]
+        if bos or eos:
+            template = f"{'<s> ' if bos else ''}$A{' </s>' if eos else ''}"
+            tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+        shape = {
+            "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+            "initializer_range": 0.3, "bos_token_id": 257, "eos_token_id": 258, "pad_token_id": 256,
+        }  # fmt: skip
+        if family in ("mistral", "starcoder2"):
+            shape["sliding_window"] = None
+        config = transformers.AutoConfig.for_model(family, **{**shape, **more})
+        config.architectures = [f"{family.title()}ForCausalLM"]
+        torch.manual_seed(seed)
+        directory = tmp_path / (name or family)
+        transformers.utils.logging.disable_progress_bar()
+        transformers.AutoModel.from_config(config).save_pretrained(directory)
+        fast = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+        )
+        fast.save_pretrained(directory)
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def tiny_text_model(tiny_model: Callable[..., Path]) -> Path:
+    """A text encoder of random weights, a plain BERT directory."""
+    return tiny_model("text")
