@@ -1,9 +1,9 @@
-"""Learned sparse retrieval beside BM25: python -m retrieval.bench.learned --collections DIR.
+"""Retrieval with models beside BM25: python -m retrieval.bench.learned --collections DIR [--dense NAME=DIR].
 
-For each collection one index with BM25, TILDEv2 and, where there are models, B-PROP and TILDE; then all
-systems on the same queries, with confidence intervals and a paired test against BM25. What there is to choose
-(the weight of BM25 in a sum, idf-weighted queries) is chosen once, on a split that no figure comes from.
-Markdown goes to stdout, progress to stderr.
+For each collection one index with BM25, TILDEv2, where there are models B-PROP and TILDE, and what --dense
+names; then all systems on the same queries, with confidence intervals and a paired test against BM25. What
+there is to choose (the weight of BM25 in a sum, idf-weighted queries) is chosen once, on a split that no
+figure comes from. Markdown goes to stdout, progress to stderr.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from retrieval.data.corpus import Corpus
 from retrieval.data.output import atomic
 from retrieval.errors import RetrievalError, UserError
 from retrieval.index.model_files import shipped
+from retrieval.manifest import DENSE
 from retrieval.progress import Progress
 
 SETS = "scifact,squad-dev,medquad,tldr-man,clapnq-dev,debtags,wordnet-types"
@@ -45,7 +46,8 @@ class Comparison:
     def __init__(self, settings: argparse.Namespace, work: Path) -> None:
         self.settings = settings
         self.folder = Path(settings.collections)
-        self.indexes = Indexes(work, ["bm25", *self._models()], settings.memory << 20)
+        self.indexes = Indexes(work, ["bm25", *self._models()], settings.memory << 20, settings.dense)
+        self.dense = [name for name, facts in self.indexes.settings.items() if facts["kind"] == DENSE]
         self.names = list(self.indexes.settings)
         self.threads: int = settings.threads
 
@@ -67,7 +69,7 @@ class Comparison:
         begun = perf_counter()
         texts = [text for text in self.settings.sets.split(",") if text]
         sums, tuned = self.choose(texts)
-        systems = [*standard(self.names), *sums]
+        systems = [*standard(self.names, self.dense), *sums]
         results: dict[str, Any] = {
             "date": date.today().isoformat(),
             "machine": machine(),
@@ -138,9 +140,9 @@ class Comparison:
         """(the sums with BM25, with their weights; how each was chosen)."""
         idf = {"auto": (0, 1), "0": (0,), "1": (1,)}[self.settings.idf]
         if self.settings.weight is not None:
-            plain = fused(self.names, idf[:1])
+            plain = fused(self.names, idf[:1], self.dense)
             return [replace(one[0], weight=self.settings.weight) for one in plain.values()], {}
-        candidates = fused(self.names, idf)
+        candidates = fused(self.names, idf, self.dense)
         if not candidates:
             return [], {}
         collection = self._to_tune_on(texts)
@@ -210,6 +212,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sets", default=SETS, help="NAME or NAME@SPLIT (test), between commas")
     for kind in KINDS:
         add(f"--{kind}", metavar="MODEL", default="", help="directory (default: the packaged one; -: none)")
+    add("--dense", metavar="[NAME=]MODEL", action="append", default=[], help="as retrieve index takes it")
     add("--queries", type=_count, metavar="N", help="at most so many a set, drawn with the seed")
     add("--weight", type=_weight, metavar="W", help="of BM25 in sums, instead of tuning it")
     add("--tune", default=TUNE, metavar="NAME@SPLIT", help="what the weight and idf are chosen on")

@@ -18,9 +18,10 @@ from retrieval.data.corpus import Corpus, open_corpus
 from retrieval.data.qrels import read_qrels
 from retrieval.data.queries import read_queries
 from retrieval.errors import UserError
+from retrieval.index.creation import make_methods
 from retrieval.index.index import Index
-from retrieval.index.method import create_method, parse_spec
 from retrieval.index.postings import Postings
+from retrieval.manifest import DENSE
 from retrieval.types import Query
 
 SPLIT = "test"
@@ -68,17 +69,16 @@ def read_collection(folder: Path, text: str, most: int | None = None, seed: int 
 class Indexes:
     """One index a collection below a folder; a folder that is used again has them ready.
 
-    specs: what `--sparse` takes. The name of an index says what it is made of: the settings of each method,
-    the models' weights included, and the corpus file with its size and time.
+    specs, dense: what `--sparse` and `--dense` take. The name of an index says what it is made of: the
+    settings of each method, the models' weights included, and the corpus file with its size and time.
     """
 
-    def __init__(self, work: Path, specs: Sequence[str], memory: int) -> None:
-        self._work, self._specs, self._memory = work, list(specs), memory
-        self.settings: dict[str, dict[str, Any]] = {}
-        for text in specs:
-            spec = parse_spec(text)
-            made = create_method(spec, "english", {"compact": False})
-            self.settings[spec.name] = {k: v for k, v in made.settings.items() if k != "source"}
+    def __init__(self, work: Path, specs: Sequence[str], memory: int, dense: Sequence[str] = ()) -> None:
+        self._work, self._specs, self._dense, self._memory = work, list(specs), list(dense), memory
+        methods = make_methods(specs, dense, analyzer="english", compact=False)
+        self.settings: dict[str, dict[str, Any]] = {
+            name: {k: v for k, v in made.settings.items() if k != "source"} for name, made in methods.items()
+        }
 
     def path(self, collection: Collection) -> Path:
         """Where the index of a collection lies, or will."""
@@ -99,7 +99,7 @@ class Indexes:
             if found.representations:
                 return found
             found.close()
-        index = Index.create(path, self._specs, memory=self._memory)
+        index = Index.create(path, self._specs, self._dense, memory=self._memory)
         corpus = open_corpus(collection.folder)
         index.add(corpus, progress=progress(corpus))
         index.commit()
@@ -109,8 +109,8 @@ class Indexes:
 def facts(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     """What each representation of an index takes, by name; documents count whether deleted or not.
 
-    bytes, list_bytes (without the forward view), terms: a document. Of those that a model encoded also
-    seconds a document, tokens and dropped (all documents together) and cut (how many lost tokens).
+    bytes, list_bytes (without the forward view), terms (none of vectors): a document. Of those that a model
+    encoded also seconds a document, tokens and dropped (all documents together) and cut (how many lost some).
     """
     with Store.open(path) as snapshot:
         commit = snapshot.commit
@@ -124,7 +124,8 @@ def facts(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
                 sizes = {file: snapshot.size(file) for file in snapshot.files(f"{part}/")}
                 total += sum(sizes.values())
                 forward += sum(sizes.get(f"{part}/{file}", 0) for file in _FORWARD)
-                postings += int(Postings(snapshot, part).df.sum(dtype=np.int64))
+                if commit["representations"][name]["kind"] != DENSE:
+                    postings += int(Postings(snapshot, part).df.sum(dtype=np.int64))
                 if f"{part}/encoding.json" in snapshot:
                     for key, value in snapshot.json(f"{part}/encoding.json").items():
                         encoding[key] = encoding.get(key, 0) + value

@@ -94,7 +94,7 @@ class Legs:
         return self._stage(text)(self._queries, run)
 
 
-def standard(names: Sequence[str]) -> list[System]:
+def standard(names: Sequence[str], dense: Sequence[str] = ()) -> list[System]:
     """The systems that need no tuning, of the representations that there are."""
     every = [
         System(BASELINE, "bm25"),
@@ -104,15 +104,18 @@ def standard(names: Sequence[str]) -> list[System]:
         System("TILDEv2, idf", "tildev2(idf=1)"),
         System("B-PROP", "bprop"),
         System("TILDE", "tilde"),
+        *(System(name, name) for name in dense),
+        *(System(f"BM25 >> {name}", "bm25", name) for name in dense),
     ]
     return [system for system in every if system.needs <= set(names)]
 
 
-def fused(names: Sequence[str], idf: Sequence[int]) -> dict[str, list[System]]:
+def fused(names: Sequence[str], idf: Sequence[int], dense: Sequence[str] = ()) -> dict[str, list[System]]:
     """Label -> the sums with BM25 to choose from, without their weights."""
     every = {
         "BM25 + TILDEv2": ["tildev2(idf=1)" if on else "tildev2" for on in idf],
         "BM25 + B-PROP": ["bprop"],
+        **{f"BM25 + {name}": [name] for name in dense},
     }
     return {
         label: [System(label, "bm25", leg, tuned=label) for leg in legs]

@@ -13,7 +13,7 @@ from retrieval.stage import Param, Stage
 
 
 def make_methods(
-    sparse: Sequence[str] | None, dense: Sequence[str], *, analyzer: str, compact: bool, download: bool
+    sparse: Sequence[str] | None, dense: Sequence[str], *, analyzer: str, compact: bool
 ) -> dict[str, Method]:
     """Name -> method of a new index. Raises UserError, UnknownName, MissingExtra."""
     if sparse is None:
@@ -26,17 +26,17 @@ def make_methods(
         if names.count(name) > 1:
             raise UserError(f"two representations are called {name!r}; give one another NAME=")
     options = {"analyzer": analyzer, "compact": compact}
-    return {spec.name: make_method(spec, options, download=download) for spec in specs}
+    return {spec.name: make_method(spec, options) for spec in specs}
 
 
-def make_method(spec: Spec | DenseSpec, options: Mapping[str, Any], *, download: bool = False) -> Method:
+def make_method(spec: Spec | DenseSpec, options: Mapping[str, Any]) -> Method:
     """The method of a spec; options: those of the index. Raises UserError, UnknownName, MissingExtra."""
     if isinstance(spec, Spec):
         compact = bool(options.get("compact", False))
         return create_method(spec, options.get("analyzer", "english"), {"compact": compact})
     from retrieval.index.dense import DenseMethod
 
-    return DenseMethod.create(spec, download=download)
+    return DenseMethod.create(spec)
 
 
 class _Named(Stage):

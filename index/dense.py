@@ -44,7 +44,7 @@ class DenseMethod(Method):
             self._opened[()] = encoder
 
     @classmethod
-    def create(cls, spec: DenseSpec, *, download: bool = False) -> DenseMethod:
+    def create(cls, spec: DenseSpec) -> DenseMethod:
         """A new one, its encoder opened. Raises UserError, UnknownName, MissingExtra."""
         params = dict(spec.params)
         structure = params.pop("ann", "auto")
@@ -57,7 +57,7 @@ class DenseMethod(Method):
             from retrieval.index.ann import need_faiss
 
             need_faiss(f"ann={structure}")
-        encoder = open_encoder(spec.model, spec.method, params, download=download)
+        encoder = open_encoder(spec.model, spec.method, params)
         settings = {
             "kind": cls.kind,
             "source": os.path.abspath(spec.model) if os.path.exists(spec.model) else spec.model,

@@ -50,16 +50,14 @@ def parse_dense(text: str) -> DenseSpec:
     return DenseSpec(checked_name(name), method, model, params)
 
 
-def open_encoder(
-    model: str, method: str = "", params: Mapping[str, Param] | None = None, *, download: bool = False
-) -> DenseEncoder:
-    """The encoder of a model directory, GGUF file or hub id; method "": as its files say.
+def open_encoder(model: str, method: str = "", params: Mapping[str, Param] | None = None) -> DenseEncoder:
+    """The encoder of a model directory, GGUF file or fetched hub id; method "": as its files say.
 
-    download: a hub id may be fetched. Raises UserError, UnknownName, MissingExtra.
+    Raises UserError, UnknownName, MissingExtra.
     """
     from retrieval.index.hub import resolve
 
-    path = resolve(model, download=download)
+    path = resolve(model)
     factory: Any = registry.lookup(method or detect(path), kind=KIND)
     encoder: DenseEncoder = factory(path, dict(params or {}))
     return encoder

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from retrieval.index.view import SegmentView
 
 CIFF = (".ciff", ".ciff.gz")
+VECTORS = ".npy"
 JSON = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _FILE = 100_000  # documents a file of a folder
 _GROUP = 1 << 16  # documents whose values are summed at a time
@@ -41,14 +42,15 @@ Progress = Callable[[int], None]
 
 
 class Exported(NamedTuple):
-    """What was written: documents that are alive, and postings of theirs."""
+    """What was written: documents that are alive, and postings of theirs (none where it is dense)."""
 
     documents: int
     postings: int
 
 
 def export(index: Index, name: str, path: str, progress: Progress | None = None) -> Exported:
-    """Writes a representation to FILE.ciff[.gz], FILE.jsonl[.gz] or a folder of these, whole or not at all.
+    """Writes a representation to FILE.ciff[.gz], FILE.jsonl[.gz] or a folder of these, whole or not at all;
+    a dense one to FILE.npy, with the ids in FILE.ids.
 
     progress: called with the number of lists (CIFF) or documents (JSON) of each step. Raises UnknownName for
     the representation, UserError for a path whose form is not known or that cannot be written, StorageError.
@@ -56,10 +58,17 @@ def export(index: Index, name: str, path: str, progress: Progress | None = None)
     if name not in index._methods:
         raise UnknownName("representation", name, list(index._methods))
     report = progress or _silent
+    method: Any = index._methods[name]
+    if not method.has_lists:
+        if not path.lower().endswith(VECTORS):
+            raise UserError(f"{name} is dense, and {path!r} cannot hold vectors; name a file .npy")
+        from retrieval.index.export_vectors import export_vectors
+
+        return Exported(export_vectors(index._need_view(), name, path, report), 0)
     segments = [_Segment(segment, name) for segment in index._need_view().segments]
     if path.lower().endswith(CIFF):
         with atomic(path) as write:
-            return _write_ciff(segments, _description(name, index._methods[name]), write, report)
+            return _write_ciff(segments, _description(name, method), write, report)
     if path.lower().endswith(JSON):
         with atomic(path) as write:
             return _write_json(segments, write, report)

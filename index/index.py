@@ -62,7 +62,6 @@ class Index(IndexReader):
         compact: bool = False,
         store_text: bool = True,
         pipeline: str | None = None,
-        download: bool = False,
         memory: int = MEMORY,
     ) -> Index:
         """A new index at a path that is free, or with overwrite in place of the index there.
@@ -72,12 +71,11 @@ class Index(IndexReader):
         compact     bit-packed lists: about two thirds of the size, slower to search
         store_text  keep the documents' text (without it: no snippets, no later representation)
         pipeline    what a search does that names no pipeline
-        download    a model may be fetched by its hub id; otherwise nothing touches the network
         memory      bytes that building may hold before it spills
 
         Raises UserError, UnknownName, Locked, StorageError. What was there stays until the first commit.
         """
-        methods = make_methods(sparse, dense, analyzer=analyzer, compact=compact, download=download)
+        methods = make_methods(sparse, dense, analyzer=analyzer, compact=compact)
         options: dict[str, Any] = {"store_text": store_text, "analyzer": analyzer, "compact": compact}
         if pipeline is not None:
             options["pipeline"] = checked_pipeline(pipeline, list(methods))
@@ -204,12 +202,11 @@ class Index(IndexReader):
         spec: str,
         *,
         dense: bool = False,
-        download: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Builds a further representation from the stored text and commits it; returns the generation.
 
-        spec: as in create(): one of `sparse`, or with dense=True one of `dense`; download: as there.
+        spec: as in create(): one of `sparse`, or with dense=True one of `dense`.
         """
         from retrieval.index.merge import add_representation
 
@@ -221,7 +218,7 @@ class Index(IndexReader):
                 raise UserError(
                     f"the index has a representation {name!r} already; give the new one another NAME="
                 )
-            method = make_method(parsed, self._options, download=download)
+            method = make_method(parsed, self._options)
             segments = add_representation(transaction, view, name, method, self._memory, progress)
             return segments, {**self._methods, name: method}, self._options
 

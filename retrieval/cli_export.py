@@ -16,7 +16,8 @@ def export_options(parser: Parser) -> None:
     parser.option(
         "--to",
         metavar="PATH",
-        help="FILE.ciff, FILE.jsonl (Anserini's vectors; both may end in .gz), or a folder for the latter",
+        help="FILE.ciff, FILE.jsonl (Anserini's vectors; both may end in .gz), a folder for the latter; "
+        "FILE.npy of a dense one, ids in FILE.ids",
         required=True,
     )
 

@@ -42,10 +42,9 @@ def _representations(parser: Parser) -> None:
     parser.repeated(
         "--dense",
         metavar="[NAME=]MODEL",
-        help="a dense representation: minilm=DIR, a GGUF file or a hub id, with settings in brackets: "
+        help="a dense representation: minilm=DIR, a GGUF file or a fetched hub id, settings in brackets: "
         "'DIR(precision=bfloat16, ann=hnsw)'; METHOD:MODEL where the files do not say (bert, m2bert, llm)",
     )
-    parser.flag("--download", "a --dense model that is a hub id may be fetched (nothing else is)")
 
 
 def _memory(parser: Parser) -> None:
@@ -128,7 +127,7 @@ def _opened(given: Namespace, corpus: Corpus, memory: int) -> Index:
     return Index.create(
         path, sparse, dense, analyzer=given.analyzer or "english", overwrite=given.overwrite,
         compact=given.compact, store_text=corpus.has_text and not given.no_text,
-        pipeline=given.pipeline, download=given.download, memory=memory,
+        pipeline=given.pipeline, memory=memory,
     )  # fmt: skip
 
 
@@ -186,7 +185,7 @@ def add(given: Namespace) -> None:
             stop.check()
             valid_text(spec, "representation")
             with counting(f"building {spec}", len(target), stop) as count:
-                target.add_representation(spec, dense=dense, download=given.download, progress=count)
+                target.add_representation(spec, dense=dense, progress=count)
         _report_built(target)
         write_json({"committed": len(target), "generation": target.generation})
 

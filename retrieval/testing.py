@@ -1,11 +1,13 @@
-"""Conformance checks for whoever writes a stage or an index: each raises AssertionError with the rule broken.
+"""Conformance checks for whoever extends this: each raises AssertionError with the rule that is broken.
 
 check_stage(stage, queries, run)   for anything that a pipeline may call
 check_index(create)                for anything that stands in for retrieval.Index
+check_encoder(open)                for anything that --dense may name
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.encoder import DenseEncoder
 from retrieval.errors import RetrievalError
 from retrieval.pipeline import parse
 from retrieval.stage import Given, Param, Stage
@@ -101,6 +104,62 @@ def check_index(create: Callable[[Path], Any]) -> None:
         strings.add(["first text", "second text"])
         strings.commit()
         _expect(len(_found(strings, "text")) == 2, "plain strings are not indexed")
+
+
+def check_encoder(open_encoder: Callable[[], DenseEncoder], *, tolerance: float = 1e-4) -> None:
+    """Checks a dense encoder, which `open_encoder` opens anew at each call.
+
+    Rules: rows, tokens and dropped tokens of the right shapes and types; finite numbers, for an empty text,
+    odd characters and a very long text too; length 1 where it normalises; the same vector for a text alone,
+    in company and in another order; texts that differ have vectors that differ; queries and passages alike;
+    an identity that JSON can hold and that two openings share. `tolerance`: how far numbers may lie apart.
+    """
+    encoder = open_encoder()
+    texts = [
+        "solar wind",
+        "",
+        "the sea",
+        "Straße 東京 \U0001f30d \x00 \u202e",
+        "solar wind " * 3000,
+        "a ship at sea",
+    ]
+    made = encoder.encode(texts)
+    _expect(
+        made.rows.dtype == np.float32 and made.rows.shape == (len(texts), encoder.dim),
+        "rows: float32[n, dim]",
+    )
+    for counts in (made.tokens, made.dropped):
+        _expect(counts.dtype == np.int64 and counts.shape == (len(texts),), "tokens and dropped are int64[n]")
+    _expect(
+        bool((made.dropped >= 0).all() and (made.dropped <= made.tokens).all()), "more dropped than there was"
+    )
+    _expect(bool(np.isfinite(made.rows).all()), "a vector holds a number that is not finite")
+    if encoder.identity.get("normalise"):
+        lengths = np.linalg.norm(made.rows, axis=1)
+        _expect(
+            bool(np.allclose(lengths, 1, atol=1e-3)), f"it normalises, but a vector has the length {lengths}"
+        )
+    scale = max(1.0, float(np.abs(made.rows).max()))
+    for place, text in enumerate(texts):
+        apart = float(np.abs(encoder.encode([text]).rows[0] - made.rows[place]).max())
+        _expect(apart <= tolerance * scale, f"{text[:20]!r} alone has another vector, {apart:.2g} apart")
+    back = encoder.encode(texts[::-1]).rows[::-1]
+    _expect(
+        bool(np.abs(back - made.rows).max() <= tolerance * scale), "the order of the texts changes vectors"
+    )
+    _expect(
+        float(np.abs(made.rows[0] - made.rows[5]).max()) > tolerance, "different texts have the same vector"
+    )
+    asked = encoder.encode(texts[:1], "query").rows
+    _expect(
+        asked.shape == (1, encoder.dim) and bool(np.isfinite(asked).all()), "queries are encoded differently"
+    )
+    _expect(encoder.encode([]).rows.shape == (0, encoder.dim), "no texts do not give no rows")
+    for key in ("encoder", "model", "dim"):
+        _expect(key in encoder.identity, f"the identity lacks {key!r}")
+    again = open_encoder()
+    _expect(json.loads(json.dumps(encoder.identity)) == again.identity, "two openings have two identities")
+    _expect(json.loads(json.dumps(encoder.runtime)) == again.runtime, "two openings have two runtimes")
 
 
 def _expect(holds: bool, rule: str) -> None:

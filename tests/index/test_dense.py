@@ -15,6 +15,7 @@ import pytest
 from retrieval import Index, registry
 from retrieval.check import check
 from retrieval.errors import CompositionError, CorruptIndex, UnknownName, UnsupportedFormat, UserError
+from retrieval.index.export import export
 from retrieval.index.vector_part import VectorPart
 from retrieval.stage import Given
 from retrieval.testing import check_stage
@@ -36,7 +37,8 @@ def hashing() -> Iterator[None]:
 def corpus(n: int = 60, seed: int = 0) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     return [
-        {"id": f"d{i}", "text": " ".join(rng.choices(WORDS, k=rng.randint(1, 12))), "year": i} for i in range(n)
+        {"id": f"d{i}", "text": " ".join(rng.choices(WORDS, k=rng.randint(1, 12))), "year": i}
+        for i in range(n)
     ]
 
 
@@ -314,3 +316,19 @@ def test_only_a_new_reader_may_open_vectors(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_registry_knows_the_encoders() -> None:
     assert {"bert", "llm", "m2bert"} <= set(registry.names("dense encoder"))
+
+
+def test_export_for_other_tools(tmp_path: Path) -> None:
+    documents = corpus(30)
+    index = made(tmp_path, documents[:20])
+    index.add(documents[20:])
+    index.delete(["d4"])
+    index.commit()
+    done = export(index, "vec", str(tmp_path / "out.npy"))
+    kept = [d for d in documents if d["id"] != "d4"]
+    assert done.documents == 29
+    assert (tmp_path / "out.ids").read_text().split() == [d["id"] for d in kept]
+    wanted = Hashing("/dev/null", {}).encode([d["text"] for d in kept]).rows
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy", allow_pickle=False), wanted)
+    with pytest.raises(UserError, match="dense"):
+        export(index, "vec", str(tmp_path / "out.ciff"))

@@ -73,7 +73,7 @@ def test_bad_lines(call: Call, tmp_path: Path, write: Write) -> None:
         (["--sparse", "splade"], "unknown sparse"),
         (["--sparse", "bm25", "--sparse", "bm25"], "two representations are called 'bm25'"),
         (["--analyzer", "englich"], "did you mean 'english'?"),
-        (["--dense", "minilm"], "no dense methods"),
+        (["--dense", "minilm"], "no directory 'minilm'"),
         (["--memory", "1"], "--memory '1'"),
         (["--memory", "much"], "--memory 'much'"),
         (["--nonsense"], "no such option '--nonsense'"),

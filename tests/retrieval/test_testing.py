@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
+from retrieval.encoder import Vectors
 from retrieval.errors import UserError
 from retrieval.stage import Stage
-from retrieval.testing import check_index, check_stage
+from retrieval.testing import check_encoder, check_index, check_stage
 from retrieval.types import Document, Hit, Query, Run, StageTrace
 
 DOCS = {"d1": "solar wind", "d2": "solar solar flare", "d3": "wind over sea", "d4": "sea wind", "d5": "wind"}
@@ -155,3 +157,62 @@ def test_each_fault_of_an_index_is_named(fault: str, rule: str) -> None:
     kind = type("Faulty", (Shelf,), {"fault": fault})
     with pytest.raises(AssertionError, match=rule):
         check_index(kind)
+
+
+class Counter:
+    """A dense encoder that counts letters, with a fault."""
+
+    dim = 4
+    runtime: ClassVar[dict[str, Any]] = {"backend": "none"}
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+        self.identity: dict[str, Any] = {"encoder": "counter", "model": {}, "dim": 4, "normalise": True}
+        if fault == "nameless":
+            del self.identity["encoder"]
+        if fault == "fickle":
+            self.identity["opened"] = id(object())
+
+    def encode(self, texts: Sequence[str], kind: str = "passage") -> Vectors:
+        rows = np.zeros((len(texts), self.dim), np.float32)
+        for row, text in enumerate(texts):
+            for letter in text:
+                rows[row, ord(letter) % self.dim] += 1
+            rows[row, 0] += 1
+            if self.fault == "company":
+                rows[row, 1] += len(texts)
+            if self.fault == "order":
+                rows[row, 1] += row
+            if self.fault == "nan" and not text:
+                rows[row] = np.nan
+            if self.fault == "constant":
+                rows[row] = 1
+        if self.fault != "raw":
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        counts = np.array([len(text.split()) for text in texts], np.int64)
+        if self.fault == "double":
+            rows = rows.astype(np.float64)
+        return Vectors(rows, counts, counts + 1 if self.fault == "dropped" else counts * 0)
+
+
+def test_a_right_encoder_passes() -> None:
+    check_encoder(Counter)
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("company", "alone has another"), ("order", "another vector|order of the texts"), ("nan", "not finite"),
+        ("constant", "different texts"), ("raw", "it normalises"), ("double", "float32"),
+        ("dropped", "more dropped"), ("nameless", "lacks 'encoder'"),
+    ],
+)  # fmt: skip
+def test_faults_of_an_encoder_are_named(fault: str, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_encoder(lambda: Counter(fault))
+
+
+def test_an_identity_that_changes_is_named() -> None:
+    opened = iter([Counter(), Counter("fickle")])
+    with pytest.raises(AssertionError, match="two identities"):
+        check_encoder(lambda: next(opened))
