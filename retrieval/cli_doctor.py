@@ -18,6 +18,7 @@ _EXTRAS = {  # extra -> the modules that it brings
     "bench": ("ir_datasets", "ir_measures", "rank_bm25"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
+    "gguf": ("gguf", "accelerate"),
 }
 _FLAGS = (
     "sse4_2",
