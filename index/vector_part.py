@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.consistency import corrupt
-from retrieval.manifest import STRUCTURE_FACTS
+from retrieval.manifest import DENSE, STRUCTURE_FACTS
 from retrieval.verified import cache_directory
 
 if TYPE_CHECKING:
@@ -80,6 +80,21 @@ class VectorPart:
         for start in range(0, len(self.vectors), _BLOCK):
             if not np.isfinite(self.vectors[start : start + _BLOCK]).all():
                 raise corrupt(self.part, VECTORS, "holds a number that is not finite")
+
+
+def check_vectors(path: str) -> None:
+    """Raises CorruptIndex where an index holds a vector with a number that is not finite.
+
+    Takes one pass over all vectors: hashes cannot tell what a stranger has written.
+    """
+    from retrieval.index.view import View
+    from retrieval.snapshot import open_snapshot
+
+    with open_snapshot(path) as snapshot:
+        for segment in View(snapshot).segments:
+            for name, settings in snapshot.commit["representations"].items():
+                if settings.get("kind") == DENSE:
+                    segment.vectors(name).check()
 
 
 def write_vectors(part: Part, vectors: NDArray[np.float32], ann: Ann | None) -> None:

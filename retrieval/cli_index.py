@@ -21,6 +21,7 @@ from retrieval.cli_common import (
 from retrieval.cli_interrupt import Stoppable, interrupts
 from retrieval.cli_parser import Parser
 from retrieval.errors import UserError
+from retrieval.manifest import DENSE
 
 if TYPE_CHECKING:
     from retrieval.data.corpus import Corpus
@@ -248,6 +249,10 @@ def check(given: Namespace) -> None:
     from retrieval import check as checks
 
     facts: dict[str, Any] = (checks.rollback if given.rollback else checks.check)(given.directory)
+    if any(settings.get("kind") == DENSE for settings in facts["representations"].values()):
+        from retrieval.index.vector_part import check_vectors
+
+        check_vectors(given.directory)
     if given.json:
         write_json(facts)
         return

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +29,7 @@ from retrieval.types import Query, Run
 sys.path.insert(0, str(Path(__file__).parent))
 from hashing_encoder import Hashing, install, model, remove
 
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = [f"w{i}" for i in range(30)]
 
 
@@ -251,7 +257,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not finite"):
         index.add([{"id": "a", "text": "NAN w1"}])
     good = made(tmp_path, corpus(5))
-    with pytest.raises(UserError, match="query '1'.*not finite"):
+    with pytest.raises(UserError, match=r"query '1'.*not finite"):
         good.search("NAN")
 
 
@@ -265,7 +271,7 @@ def test_damaged_parts(tmp_path: Path) -> None:
     segment, part = part_of(index)
 
     class Changed:
-        commit: Any = {}
+        commit: ClassVar[dict[str, Any]] = {}
 
         def __init__(self, **files: Any) -> None:
             self.files = files
@@ -289,9 +295,9 @@ def test_damaged_parts(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(CorruptIndex):
             VectorPart(Changed(**files), part, segment.documents)
+    bad = VectorPart(Changed(**{"vectors.npy": np.full((5, 8), np.nan, np.float32)}), part, segment.documents)
     with pytest.raises(CorruptIndex, match="not finite"):
-        bad = np.full((5, 8), np.nan, np.float32)
-        VectorPart(Changed(**{"vectors.npy": bad}), part, segment.documents).check()
+        bad.check()
 
 
 def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
@@ -332,3 +338,29 @@ def test_export_for_other_tools(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy", allow_pickle=False), wanted)
     with pytest.raises(UserError, match="dense"):
         export(index, "vec", str(tmp_path / "out.ciff"))
+
+
+def test_a_killed_build_encodes_nothing_twice(tmp_path: Path) -> None:
+    script, log, path = Path(__file__).with_name("hashing_encoder.py"), tmp_path / "x.log", tmp_path / "i"
+    log.touch()
+    everything = [{"id": f"d{i}", "text": f"w{i} w{i % 7}"} for i in range(900)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(each) + "\n" for each in everything))
+    index = [sys.executable, str(script), "index", str(tmp_path / "corpus.jsonl"), "--out", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HASHING_PAUSE": "0.001"}
+    with subprocess.Popen(
+        [*index, "--dense", f"vec=hashing:{log}"], env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and len(log.read_text().splitlines()) <= 512:  # two batches are kept
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    again = subprocess.run(
+        [*index, "--dense", f"vec=hashing:{log}"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["committed"] == 900
+    counts = Counter(log.read_text().splitlines())
+    assert len(counts) == 900
+    assert sum(count - 1 for count in counts.values()) <= 256  # the batch that the kill met
+    assert hits(Index.open(path), "w3 w5", 900) == brute(everything, "w3 w5", 900)
