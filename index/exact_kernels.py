@@ -113,28 +113,36 @@ def score_rows(vectors, query, rows, out):
 
 
 @jit()
-def scan(vectors, query, first, last, alive, rank, k, keys, rows):
-    """The k best of the rows first to last; keys and rows (int64, more than k) get them in order; how many."""
-    n = 0
-    least = np.float32(-np.inf)
-    lowest = _NO_KEY
-    for i in range(first, last):
-        if len(alive) and not alive[i]:
-            continue
-        score = _score(vectors[i], query)
-        if score < least:
-            continue
-        key = make_key(score, np.int64(rank[i]) if len(rank) else np.int64(i))
-        if key <= lowest:
-            continue
-        keys[n] = key
-        rows[n] = i
-        n += 1
-        if n == len(keys):
-            lowest = select(keys, rows, n, k)
-            least = key_score(lowest)
-            n = k
-    return _best(keys, rows, n, k)
+def scan(vectors, queries, span, chunk, alive, rank, k, keys, rows, counts):
+    """The k best of the rows span[0] to span[1] for each query, in order; how many goes into counts int64[q].
+
+    keys, rows int64[q, more than k]. Queries take turns on `chunk` rows, which stay in the cache meanwhile.
+    """
+    least = np.full(len(queries), -np.inf, np.float32)
+    lowest = np.full(len(queries), _NO_KEY)
+    for start in range(span[0], span[1], chunk):
+        for q in range(len(queries)):
+            query, into, places = queries[q], keys[q], rows[q]
+            n, low, enough = counts[q], lowest[q], least[q]
+            for i in range(start, min(span[1], start + chunk)):
+                if len(alive) and not alive[i]:
+                    continue
+                score = _score(vectors[i], query)
+                if score < enough:
+                    continue
+                key = make_key(score, np.int64(rank[i]) if len(rank) else np.int64(i))
+                if key <= low:
+                    continue
+                into[n] = key
+                places[n] = i
+                n += 1
+                if n == len(into):
+                    low = select(into, places, n, k)
+                    enough = key_score(low)
+                    n = k
+            counts[q], lowest[q], least[q] = n, low, enough
+    for q in range(len(queries)):
+        counts[q] = _best(keys[q], rows[q], counts[q], k)
 
 
 @jit()
@@ -179,8 +187,8 @@ def _rescore(vectors, query, rank, keys, rows, n):
 def sift(products, vectors, queries, base, picked, rank, k, margins, keys, rows, counts, kth):
     """Takes a block of products float32[q, b] into the candidates keys, rows int64[q, room] of each query.
 
-    The block's columns are the rows picked[j], or base + j where picked is empty. kth float32[q]: the k-th best
-    product so far. margins float32[q]: twice the error of a product, which may grow from block to block.
+    The block's columns are the rows picked[j], or base + j where picked is empty. kth float32[q]: the k-th
+    best product so far. margins float32[q]: twice the error of a product, which may grow from block to block.
     """
     width = products.shape[1]
     for q in range(products.shape[0]):
@@ -216,6 +224,26 @@ def finish(vectors, queries, rank, k, margins, keys, rows, counts):
             n = _squeeze(vectors, queries[q], rank, k, margins[q], keys[q], rows[q], n)
         _rescore(vectors, queries[q], rank, keys[q], rows[q], n)
         counts[q] = _best(keys[q], rows[q], n, k)
+
+
+@jit()
+def pick(vectors, queries, found, alive, rank, k, keys, counts):
+    """Scores candidates int64[q, m], in place: the k best of each query, in order, with keys int64[q, m].
+
+    Candidates that are no row of the vectors, or not alive, are left out. counts int64[q]: how many stay.
+    """
+    for q in range(len(found)):
+        into, places = keys[q], found[q]
+        n = 0
+        for i in range(len(places)):
+            row = places[i]
+            if row < 0 or row >= vectors.shape[0] or (len(alive) and not alive[row]):
+                continue
+            score = _score(vectors[row], queries[q])
+            into[n] = make_key(score, np.int64(rank[row]) if len(rank) else row)
+            places[n] = row
+            n += 1
+        counts[q] = _best(into, places, n, k)
 
 
 @jit()
