@@ -117,6 +117,19 @@ class M2Bert(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """For the trainer: filters at twice the rate and decayed by .1, z at a fiftieth, as published."""
+        named = dict(self.named_parameters())
+        z = {name for name in named if name.endswith(".pos_emb.z")}
+        mlps = {name for name in named if ".implicit_filter" in name}
+        others = [parameter for name, parameter in named.items() if name not in z | mlps]
+        return [
+            {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [named[name] for name in sorted(mlps)], "weight_decay": 0.1, "rate": 2.0},
+            {"params": [named[name] for name in sorted(z)], "weight_decay": 0.0, "rate": 0.02},
+        ]
+
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         longest = self.config.max_position_embeddings
         if ids.shape[1] > longest:
@@ -148,21 +161,37 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(pooled))
 
 
-class MlmHead(nn.Module):
-    """Masked-LM head: hidden[N, H] -> logits[N, V]; its decoder is the word embeddings, and a bias."""
+class M2ForPretraining(nn.Module):
+    """The encoder, `bert`, and a masked-LM head, `cls`: its decoder is the word embeddings, and a bias."""
 
     def __init__(self, model: M2Bert) -> None:
         super().__init__()
-        size = model.config.hidden_size
-        self.dense = nn.Linear(size, size)
-        self.LayerNorm = nn.LayerNorm(size, eps=model.config.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(model.config.vocab_size))
-        self._tied = (model.embeddings.word_embeddings,)  # in a tuple: not registered a second time
-        model.initialise(self.dense)
+        self.bert = model
+        self.cls = _MlmHead(model.config)
+        model.initialise(self.cls.dense)
+
+    def forward(self, ids: Tensor, lengths: Tensor | None, rows: Tensor) -> Tensor:
+        """Logits float[N, V] of the places `rows`, int64[N], of all B x L."""
+        hidden = self.cls(self.bert(ids, lengths).flatten(0, 1)[rows])
+        return functional.linear(hidden, self.bert.embeddings.word_embeddings.weight, self.cls.bias)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Those of the encoder, and the head's among them."""
+        groups = self.bert.parameter_groups(weight_decay)
+        for parameter in self.cls.parameters():
+            groups[0 if parameter.ndim >= 2 else 1]["params"].append(parameter)
+        return groups
+
+
+class _MlmHead(nn.Module):
+    def __init__(self, config: M2Config) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        hidden = self.LayerNorm(functional.gelu(self.dense(hidden)))
-        return functional.linear(hidden, self._tied[0].weight, self.bias)
+        return cast(Tensor, self.LayerNorm(functional.gelu(self.dense(hidden))))
 
 
 class _Embeddings(nn.Module):

@@ -37,6 +37,8 @@ _COMPUTED_ENDS = (".pos_emb.t", ".modulation.deltas")
 def clean(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The encoder's tensors of a checkpoint by their plain names, floating-point ones float32.
 
+    Times and decays that were rounded to half precision are left out: they are computed better than that.
+
     Raises UserError where two tensors would get one name, or the six `freq` of a filter differ.
     """
     inner = state.get("state")
@@ -53,6 +55,8 @@ def clean(state: Mapping[str, Any]) -> dict[str, Tensor]:
             short = short.partition(".")[2]
         if short in found:
             raise UserError(f"the checkpoint holds {short!r} twice, the second time as {name!r}")
+        if short.endswith(_COMPUTED_ENDS) and tensor.dtype != torch.float32:
+            continue
         found[short] = tensor.float() if tensor.is_floating_point() else tensor
     _check_freq(found)
     return found

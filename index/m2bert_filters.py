@@ -157,7 +157,8 @@ class KernelCache:
     """Kernels of a model's filters by length, for as long as the weights stay what they are.
 
     Taps are kept for the longest text so far (their first rows serve shorter ones), spectra for the lengths
-    that were used last. Where gradients are wanted nothing is kept.
+    that were used last. While the filters' parameters require gradients nothing is kept, not even without
+    grad mode: fused optimizers write to weights without counting it as a change.
     """
 
     def __init__(self, filters: list[Filter]) -> None:
@@ -174,7 +175,8 @@ class KernelCache:
 
     def spectra(self, length: int) -> list[Tensor]:
         """One `spectrum` a filter, in their order."""
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self._filters[0].parameters()):
+        if any(p.requires_grad for each in self._filters for p in each.parameters()):
+            self.clear()
             self.made += 1
             return [spectrum(*each.taps(length), each.bias, length) for each in self._filters]
         version = tuple(item for each in self._filters for item in each.version())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import os
@@ -171,7 +172,7 @@ class Loop:
     def _one_step(self, batches: Iterator[Any]) -> None:
         options = self.options
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(self.step, self.total, options)
+            group["lr"] = rate_at(self.step, self.total, options) * group.get("rate", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(options.accumulate):
             torch.manual_seed(
@@ -304,15 +305,27 @@ def _precision(name: str, device: torch.device) -> str:
 
 
 def _optimizer(model: torch.nn.Module, options: TrainOptions, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW or LAMB; biases and LayerNorm (all that is no matrix) are neither decayed nor adapted."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
+    """AdamW or LAMB; biases and LayerNorm (all that is no matrix) are neither decayed nor adapted.
+
+    A model with a method parameter_groups(weight_decay) says itself which parameters are decayed, and which
+    have a "rate" of their own, a multiple of the learning rate.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
         raise UserError("the model has no parameter to train; take back what freezes them")
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    own = getattr(model, "parameter_groups", None)
+    groups: list[dict[str, Any]] = (own or functools.partial(_usual_groups, model))(options.weight_decay)
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p.requires_grad]
     if options.optimizer == "lamb":
-        groups[1]["adapt"] = False
+        for group in groups:
+            group["adapt"] = any(p.ndim >= 2 for p in group["params"])
         return Lamb([group for group in groups if group["params"]], lr=options.lr)
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=options.lr, fused=True)
+
+
+def _usual_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import shutil
 from collections import Counter
@@ -233,3 +234,16 @@ def placed(parity: Path) -> Callable[..., Path]:
         return target
 
     return make
+
+
+@pytest.fixture(scope="session")
+def m2bert_models() -> Any:
+    """The module m2bert_models.py beside this file."""
+    spec = importlib.util.spec_from_file_location(
+        "m2bert_models", Path(__file__).with_name("m2bert_models.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -149,7 +149,7 @@ def test_convolution_stays_in_float32_under_autocast() -> None:
 
 
 def test_kernels_are_made_once_and_anew_when_weights_change() -> None:
-    model, ids = tiny(), torch.randint(0, 64, (1, 40))
+    model, ids = tiny().requires_grad_(False), torch.randint(0, 64, (1, 40))
     with torch.no_grad():
         before = model(ids)
         model(ids[:, :20])
@@ -163,8 +163,26 @@ def test_kernels_are_made_once_and_anew_when_weights_change() -> None:
         torch.testing.assert_close(model(ids), after)
 
 
+def test_kernels_follow_an_optimizer_that_counts_no_changes() -> None:
+    model, ids = tiny().requires_grad_(False), torch.randint(0, 64, (1, 40))
+    with torch.no_grad():
+        before = model(ids)
+    model.requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.encoder.layers()[0].attention.filter_fn.parameters(), fused=True)
+    model(ids).square().sum().backward()
+    with torch.no_grad():
+        model(ids)
+    optimizer.step()
+    model.requires_grad_(False)
+    with torch.no_grad():
+        after = model(ids)
+        model.kernels.clear()
+        assert not torch.equal(after, before)
+        torch.testing.assert_close(model(ids), after, atol=0, rtol=0)
+
+
 def test_kernels_of_a_longer_text_serve_a_shorter_one() -> None:
-    model, ids = tiny(), torch.randint(0, 64, (1, 30))
+    model, ids = tiny().requires_grad_(False), torch.randint(0, 64, (1, 30))
     with torch.no_grad():
         alone = model(ids)
         model.kernels.clear()
