@@ -183,6 +183,12 @@ def largest_norm(block: Vectors) -> float:
     )  # underflow
 
 
+def largest_norm_of(vectors: Vectors) -> float:
+    """largest_norm of all rows, read in blocks."""
+    step = max(1, _BLOCK // (4 * vectors.shape[1]))
+    return max((largest_norm(vectors[i : i + step]) for i in range(0, len(vectors), step)), default=0.0)
+
+
 # The compiled paths.
 
 
