@@ -152,7 +152,7 @@ def close(found: list[Any], wanted: list[Any], share: float = 1e-5) -> bool:
 @pytest.mark.parametrize("loss", ["infonce", "mnrl", "opl"])
 def test_it_learns(tmp_path: Path, make: Make, loss: str) -> None:
     task = make(loss=loss)
-    options = TrainOptions(epochs=3 if loss == "opl" else 12, lr=0.02)
+    options = TrainOptions(epochs=3 if loss == "opl" else 12, lr=0.02, evaluate_every=50)
     found = train(task, str(tmp_path / "out"), options)
     rows = [json.loads(line) for line in (tmp_path / "out" / "curve.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "loss" in row]
