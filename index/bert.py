@@ -143,6 +143,11 @@ class Bert(nn.Module):
         return last.after_attention(mixed, hidden[packed.offsets[:-1]]), attention.mean(-1)
 
     def _before_last(self, packed: Packed) -> tuple[Tensor, Spread]:
+        spread = self.spread(packed)
+        return self.encoder.before_last(self.embeddings(packed), spread), spread
+
+    def spread(self, packed: Packed) -> Spread:
+        """How a batch is laid out for this model's attention. Raises UserError for a sequence too long."""
         limit = self.config.longest
         if packed.longest > limit:
             raise UserError(
@@ -150,9 +155,9 @@ class Bert(nn.Module):
                 f"cut the text to {limit} tokens, special tokens included"
             )
         spread = Spread(packed)
-        if self.encoder.relative_attention_bias is not None:
-            spread = spread.biased(self.encoder.distances)
-        return self.encoder.before_last(self.embeddings(packed), spread), spread
+        if self.encoder.relative_attention_bias is None:
+            return spread
+        return spread.biased(self.encoder.distances)
 
 
 class Pooler(nn.Module):

@@ -147,19 +147,16 @@ class Spread:
 
             split = (heads, query.shape[1] // heads)
             ends = self._offsets.to(torch.int32)
-            rows = [x.unflatten(1, split) for x in (query, key, value)]
-            mixed = varlen_attn(*rows, ends, ends, self._longest, self._longest)
+            q, k, v = (x.view(-1, *split) for x in (query, key, value))
+            mixed = varlen_attn(q, k, v, ends, ends, self._longest, self._longest)
             return cast(Tensor, mixed).flatten(1)
         parts = []
         for block in self.blocks:
             shape = (block.sequences, block.longest, heads, -1)
-            q, k, v = (
-                block.take(x).unflatten(0, shape[:2]).unflatten(2, shape[2:]) for x in (query, key, value)
-            )
+            q, k, v = (block.take(x).view(shape).transpose(1, 2) for x in (query, key, value))
             mask = block.mask
             if mask is not None and mask.is_floating_point():
                 mask = mask.to(q.dtype)
-            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
             mixed = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
             parts.append(mixed.transpose(1, 2).reshape(-1, query.shape[1]))
         return self.back(parts) if parts else query

@@ -64,7 +64,7 @@ class Head(nn.Module):
 
     def __init__(self, steps: Sequence[Step], width: int, *, normalise: bool) -> None:
         super().__init__()
-        self.normalise = normalise
+        self.normalise, self.pooled = normalise, width
         self.steps = nn.ModuleList()
         for step in steps:
             wanted = step.config.get("in_features", step.config.get("dimension", width))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -19,13 +20,16 @@ from torch import Tensor, nn
 
 from retrieval.encoder import DenseEncoder, Kind
 from retrieval.errors import UserError
-from retrieval.index import families
+from retrieval.index import families, gate, text_save
+from retrieval.index.bert import Bert
 from retrieval.index.file_hashes import sha256_of
 from retrieval.index.foreign import load_foreign
+from retrieval.index.fused import FusedBert, can_pack
 from retrieval.index.layout import Layout, read_json, read_layout
 from retrieval.index.model_files import CONFIG, WEIGHTS, check_weights, fill, read_tensors
 from retrieval.index.packed import pack
 from retrieval.index.pooling import Head, pool
+from retrieval.index.processor import bfloat16_pays
 from retrieval.index.text_params import TextParams, read_params
 from retrieval.index.text_tokens import Tokens
 from retrieval.index.torch_encoder import Sequences, TorchEncoder
@@ -90,6 +94,7 @@ class TextEncoder(TorchEncoder):
         self.dim = head.width
         self.module = TextModule(network, head).eval().requires_grad_(False).to(self.device)
         self._skip: dict[str, int] = {}
+        self._laid_out: dict[str, tuple[int, FusedBert]] = {}
 
     def _network(self) -> tuple[nn.Module, int, int | None]:
         """The network, the numbers of a token's vector, and the tokens that it has positions for."""
@@ -139,9 +144,54 @@ class TextEncoder(TorchEncoder):
         return "+".join(sha256_of(os.path.join(folder, str(part))) for part in parts)
 
     @property
-    def runtime(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """See retrieval.encoder.DenseEncoder."""
-        return {"backend": "torch", "precision": "float32"}
+    def runtime(self) -> Mapping[str, Any]:
+        """See retrieval.encoder.DenseEncoder. The first look at it computes the gate, where there is one."""
+        return {
+            "backend": "torch",
+            "precision": self.precision,
+            **({"gate": self._gate} if self._gate else {}),
+        }
+
+    @cached_property
+    def precision(self) -> str:
+        """float32 or bfloat16, settled at the first use. Raises UserError for one that the gate refuses."""
+        if self._wanted == "bfloat16":
+            assert self._gate is not None  # for the type checker
+            if gate.holds(self._gate):
+                return "bfloat16"
+            if self.params.precision != "auto":
+                gate.refuse(self._gate, "precision=bfloat16")
+            self._gate = None
+        return "float32"
+
+    @cached_property
+    def _wanted(self) -> str:
+        if self.params.precision != "auto":
+            return self.params.precision
+        if self.device.type == "cuda":
+            return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        pays = isinstance(self.network, Bert) and bfloat16_pays()
+        return "bfloat16" if pays else "float32"
+
+    @cached_property
+    def _gate(self) -> dict[str, float] | None:
+        if self._wanted == "float32":
+            return None
+        key = {"identity": self.identity, "precision": self._wanted, "device": str(self.device),
+               "torch": torch.__version__, "fused": can_pack(torch.bfloat16)}  # fmt: skip
+        return gate.remembered(key, self._measure)
+
+    def _measure(self) -> dict[str, float]:
+        probe = self.prepare(gate.PROBE)
+        with torch.inference_mode():
+            found, exact = (self._rows(probe, precision) for precision in (self._wanted, "float32"))
+        return gate.measure(found.cpu().numpy(), exact.cpu().numpy())
+
+    @property
+    def network(self) -> nn.Module:
+        """What makes token states: Bert, or Foreign."""
+        network: nn.Module = self.module.network  # type: ignore[assignment]
+        return network
 
     def prepare(self, texts: Sequence[str], kind: Kind = "passage") -> Sequences:
         """Texts as the network reads them."""
@@ -163,12 +213,60 @@ class TextEncoder(TorchEncoder):
         return self._skip[prompt]
 
     def embed(self, sequences: Sequences) -> Tensor:
-        """See TorchEncoder.embed."""
+        """See TorchEncoder.embed. With gradients or in training always in the module's precision."""
+        if torch.is_grad_enabled() or self.module.training:
+            return self._rows(sequences, "")
+        return self._rows(sequences, self.precision)
+
+    def _rows(self, sequences: Sequences, precision: str) -> Tensor:
         packed = pack(sequences.ids, device=self.device)
         skip = torch.from_numpy(sequences.skip).to(self.device) if sequences.skip.any() else None
-        module: Any = self.module
-        rows: Tensor = module.head(pool(module.network(packed), packed.offsets, self.layout.pooling, skip))
+        network, head = self.network, self.module.head
+        if precision and isinstance(network, Bert) and self.device.type == "cpu":
+            hidden = self._fused(network, precision)(packed)
+        else:
+            narrow = precision == "bfloat16"
+            with torch.autocast(self.device.type, torch.bfloat16) if narrow else nullcontext():
+                hidden = network(packed)
+        rows: Tensor = head(pool(hidden, packed.offsets, self.layout.pooling, skip))  # type: ignore[operator]
         return rows
+
+    def save(self, directory: str, **more: Any) -> None:
+        """See TorchEncoder.save; in sentence-transformers' layout. Raises UserError, StorageError."""
+        network, head, layout = self.network, self.module.head, self.layout
+        assert isinstance(head, Head)  # for the type checker
+        settings = {"kind": "bert", **self.config.get("retrieval", {}), **more}
+        width = head.pooled // len(layout.pooling)
+        files, folders = text_save.describe(
+            layout.steps,
+            layout.pooling,
+            width,
+            normalise=self.normalise,
+            include_prompt=layout.include_prompt,
+        )
+        files["config.json"] = {**self.config, "retrieval": settings}
+        files["sentence_bert_config.json"] = {"max_seq_length": self.length, "do_lower_case": layout.lower}
+        files["config_sentence_transformers.json"] = {
+            "prompts": {"query": self.prompts["query"], "document": self.prompts["passage"]},
+            "default_prompt_name": None, "similarity_fn_name": "cosine" if self.normalise else "dot",
+        }  # fmt: skip
+        files |= self.tokens.files()
+        tensors = {WEIGHTS: families.stored(self.kind, network) if isinstance(network, Bert) else
+                   network.model.state_dict()}  # type: ignore[operator, union-attr]  # fmt: skip
+        for step, folder, module in zip(layout.steps, folders, head.steps, strict=True):
+            if step.kind != "normalise":
+                files[f"{folder}/config.json"] = {k: v for k, v in step.config.items() if k != "activation"}
+                tensors[f"{folder}/{WEIGHTS}"] = module.state_dict()
+        text_save.write(directory, files, tensors)
+
+    def _fused(self, network: Bert, precision: str) -> FusedBert:
+        """The network laid out for inference, again whenever its parameters have changed."""
+        state = sum(parameter._version for parameter in network.parameters())
+        known = self._laid_out.get(precision)
+        if known is None or known[0] != state:
+            known = state, FusedBert(network, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+            self._laid_out[precision] = known
+        return known[1]
 
 
 def _prompt(layout: Layout, params: TextParams, kind: str) -> str:

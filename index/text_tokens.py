@@ -81,6 +81,16 @@ class Tokens:
             digest.update(data if len(names) == 1 else b"%d %s\n%s" % (len(data), name.encode(), data))
         return digest.hexdigest()
 
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer's files, for a copy of the model."""
+        files = {}
+        for name in FILES:
+            path = os.path.join(self.folder, name)
+            if os.path.isfile(path):
+                with disk_errors("read", path), open(path, "rb") as file:
+                    files[name] = file.read()
+        return files
+
     def encode(self, texts: Sequence[str], limit: int) -> Tokenised:
         """At most `limit` tokens of each text, the special ones among them.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retrieval.encoder import Kind, Vectors
-from retrieval.errors import UserError
+from retrieval.errors import StorageError, UserError
 from retrieval.index.packed import plan_batches
 
 
@@ -36,7 +36,7 @@ class Sequences(NamedTuple):
 
 
 class TorchEncoder:
-    """Base of a dense encoder: a subclass sets the fields and has prepare(), embed() and save().
+    """Base of a dense encoder: a subclass sets the fields, and has prepare(), embed() and save().
 
     module    the network, in eval mode and without gradients until a trainer wants them
     dim       length of a vector
@@ -62,7 +62,7 @@ class TorchEncoder:
         raise NotImplementedError
 
     def save(self, directory: str, **more: Any) -> None:
-        """Writes a model directory that opens as this encoder again; `more` joins "retrieval" of its config."""
+        """Writes a model directory that opens as this encoder; `more` joins "retrieval" of its config."""
         raise NotImplementedError
 
     def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
@@ -71,9 +71,37 @@ class TorchEncoder:
         rows = np.empty((len(texts), self.dim), np.float32)
         with torch.inference_mode():
             for batch in plan_batches([len(ids) for ids in sequences.ids], self.budget):
-                rows[batch] = self.embed(sequences.take(batch)).float().cpu().numpy()
+                self._fill(rows, sequences, batch)
         if not np.isfinite(rows).all():
             raise UserError(
                 "the model gives vectors that are not finite; its files are damaged, or its training failed"
             )
         return Vectors(rows, sequences.tokens, sequences.dropped)
+
+    def _fill(self, rows: NDArray[np.float32], sequences: Sequences, batch: NDArray[np.int64]) -> None:
+        """Computes one batch; on a GPU that is out of memory, in halves."""
+        try:
+            rows[batch] = self.embed(sequences.take(batch)).float().cpu().numpy()
+            return
+        except torch.cuda.OutOfMemoryError as error:
+            if len(batch) == 1:
+                longest = len(sequences.ids[int(batch[0])])
+                raise StorageError(
+                    f"the GPU has no memory for one text of {longest} tokens; give device=cpu or a length"
+                ) from error
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not _is_memory(error):
+                raise
+            tokens = sum(len(sequences.ids[int(i)]) for i in batch)
+            raise StorageError(
+                f"out of memory in a batch of {tokens} tokens; give batch={max(tokens // 4, 1)}"
+            ) from error
+        torch.cuda.empty_cache()
+        half = len(batch) // 2
+        self._fill(rows, sequences, batch[:half])
+        self._fill(rows, sequences, batch[half:])
+
+
+def _is_memory(error: RuntimeError) -> bool:
+    """Whether torch's allocator on the CPU raised it."""
+    return any(sign in str(error) for sign in ("not enough memory", "DefaultCPUAllocator", "bad_alloc"))

@@ -1,0 +1,139 @@
+"""BERT for inference on a CPU: weights laid out once for the processor, what follows a product fused into it.
+
+The same computation as bert.py, from its parameters: queries, keys and values in one product; GELU and the
+residual inside the product that they follow (oneDNN's post-operations, where torch has them); in float32 or
+bfloat16, sums of attention and LayerNorm in float32. Needs torch, no compiler.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from retrieval.index.bert import Bert
+from retrieval.index.packed import Packed, Spread
+
+_ROWS = 4096  # of a product that weights are laid out for
+
+
+class _Linear:
+    """x W' + b, then an activation, or a sum with a second tensor."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, activation: str, *, packed: bool) -> None:
+        self._bias, self._activation = bias, activation
+        self._weight = weight.contiguous()
+        self._packed = packed
+        if packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _ROWS)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed:
+            kind, how = _POINTWISE[self._activation]
+            out = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, kind, [], how)
+            return cast(Tensor, out)
+        return _EAGER[self._activation](functional.linear(x, self._weight, self._bias))
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """x W' + b + other."""
+        if self._packed:
+            out = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, "add")
+            return cast(Tensor, out)
+        return functional.linear(x, self._weight, self._bias).add_(other)
+
+
+_POINTWISE = {
+    "": ("none", ""), "gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"),
+    "gelu_pytorch_tanh": ("gelu", "tanh"), "relu": ("relu", ""),
+}  # fmt: skip
+_EAGER: dict[str, Any] = {
+    "": lambda x: x,
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+}
+
+
+class _Layer(NamedTuple):
+    qkv: _Linear
+    out: _Linear
+    first_norm: tuple[Tensor, Tensor]
+    up: _Linear
+    down: _Linear
+    second_norm: tuple[Tensor, Tensor]
+
+
+class FusedBert:
+    """`fused(packed)` is `bert(packed)`, float32[T, H], without gradients, of the parameters as they were.
+
+    dtype: float32 or bfloat16, of the products.
+    """
+
+    def __init__(self, bert: Bert, dtype: torch.dtype = torch.float32) -> None:
+        self._bert, self._type = bert, dtype
+        config = bert.config
+        self._heads, self._eps = config.num_attention_heads, config.layer_norm_eps
+        packed = can_pack(dtype)
+        with torch.inference_mode():
+            self._layers = [_lay_out(layer, config.hidden_act, dtype, packed) for layer in bert.encoder.layer]
+
+    def __call__(self, packed: Packed) -> Tensor:
+        spread = self._bert.spread(packed)
+        x = self._bert.embeddings(packed).to(self._type)
+        size = x.shape[1:]
+        for layer in self._layers:
+            mixed = _attend(layer.qkv(x), spread, self._heads)
+            x = functional.layer_norm(layer.out.plus(mixed, x), size, *layer.first_norm, self._eps)
+            x = functional.layer_norm(layer.down.plus(layer.up(x), x), size, *layer.second_norm, self._eps)
+        return x.float()
+
+
+def _lay_out(layer: Any, activation: str, dtype: torch.dtype, packed: bool) -> _Layer:
+    attention = layer.attention.self
+    parts = (attention.query, attention.key, attention.value)
+    weight = torch.cat([part.weight for part in parts]).to(dtype)
+    bias = torch.cat([part.bias for part in parts]).to(dtype)
+
+    def linear(module: nn.Linear, then: str = "") -> _Linear:
+        return _Linear(module.weight.to(dtype), module.bias.to(dtype), then, packed=packed)
+
+    def norm(module: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        return module.weight.to(dtype), module.bias.to(dtype)
+
+    return _Layer(
+        _Linear(weight, bias, "", packed=packed), linear(layer.attention.output.dense),
+        norm(layer.attention.output.LayerNorm), linear(layer.intermediate.dense, activation),
+        linear(layer.output.dense), norm(layer.output.LayerNorm),
+    )  # fmt: skip
+
+
+def _attend(qkv: Tensor, spread: Spread, heads: int) -> Tensor:
+    """As Spread.attend, on rows that hold query, key and value side by side: [T, 3H] -> [T, H]."""
+    width = qkv.shape[1] // 3
+    parts = []
+    for block in spread.blocks:
+        rows = block.take(qkv).view(block.sequences, block.longest, 3, heads, width // heads)
+        q, k, v = rows.permute(2, 0, 3, 1, 4)
+        mask = block.mask
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(q.dtype)
+        mixed = functional.scaled_dot_product_attention(q, k, v, mask)
+        parts.append(mixed.transpose(1, 2).reshape(-1, width))
+    return spread.back(parts)
+
+
+@cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this torch lays out weights for oneDNN: its operators are there and give the right product."""
+    try:
+        with torch.inference_mode():
+            x, w = torch.eye(3, 5).to(dtype), torch.arange(20.0).view(4, 5).to(dtype)
+            linear = _Linear(w, torch.ones(4, dtype=dtype), "relu", packed=True)
+            fits = torch.equal(linear(x), x @ w.T + 1)
+            return fits and torch.equal(linear.plus(x, x @ w.T), 2 * (x @ w.T) + 1)
+    except (AttributeError, RuntimeError):
+        return False
