@@ -279,11 +279,12 @@ def _ask_teacher(options: TaskOptions, folder: str) -> None:
     """The teacher's vectors of all queries and passages; goes on where a killed run stopped."""
     import torch
 
+    from retrieval.index.processor import bfloat16_pays
     from retrieval.index.teacher import Teacher
 
     assert options.teacher is not None  # for the type checker
     on_gpu = torch.cuda.is_available()
-    bf16 = on_gpu or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    bf16 = on_gpu or bfloat16_pays()
     teacher = Teacher(options.teacher, bf16=bf16, device="cuda" if on_gpu else "cpu")
     for name, file, field in (
         ("queries", EXAMPLES, "query"),

@@ -53,7 +53,7 @@ def test_vectors_are_those_of_transformers(tiny_model: Callable[..., Path], mode
 
 def test_order_and_neighbours_do_not_matter(tiny_model: Callable[..., Path]) -> None:
     teacher = Teacher(str(tiny_model("tilde")))
-    assert teacher.pooling == "mean"
+    assert teacher.identity["pooling"] == "mean"
     whole = teacher.encode(TEXTS)
     np.testing.assert_allclose(teacher.encode(TEXTS[::-1])[::-1], whole, atol=1e-6)
     for text, vector in zip(TEXTS, whole, strict=True):
@@ -106,8 +106,8 @@ def test_bad_directories(tmp_path: Path, tiny_model: Callable[..., Path]) -> Non
     with pytest.raises(UserError, match="no teacher"):
         Teacher(str(tmp_path / "none"))
     directory = tiny_model("tilde")
-    pooling(directory, "max_tokens")
-    with pytest.raises(UserError, match="pools by pooling_mode_max_tokens; a teacher pools by mean or cls"):
+    pooling(directory)
+    with pytest.raises(UserError, match="names no pooling mode"):
         Teacher(str(directory))
     (directory / "1_Pooling" / "config.json").write_text("[")
     with pytest.raises(UserError, match="cannot read"):
@@ -121,11 +121,11 @@ def test_bad_directories(tmp_path: Path, tiny_model: Callable[..., Path]) -> Non
         Teacher(str(directory))
     (directory / "sentence_bert_config.json").unlink()
     (directory / "config_sentence_transformers.json").write_text('{"prompts": ["query: "]}')
-    with pytest.raises(UserError, match="prompts that are no object"):
+    with pytest.raises(UserError, match="prompts that are no object of names"):
         Teacher(str(directory))
     (directory / "config_sentence_transformers.json").unlink()
     broken: dict[str, Any] = {**json.loads((directory / "config.json").read_text()), "model_type": "no-such"}
     (directory / "config.json").write_text(json.dumps(broken))
     pytest.importorskip("transformers")
-    with pytest.raises(UserError, match="cannot load the teacher"):
+    with pytest.raises(UserError, match="describes a 'no-such' model"):
         Teacher(str(directory))
