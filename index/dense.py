@@ -54,9 +54,9 @@ class DenseMethod(Method):
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"{spec.name} cannot take ann_threads={threads!r}; it is a whole number above 0")
         if structure not in ("auto", "exact"):
-            from retrieval.index.ann import need_faiss
+            from retrieval.index.ann_kinds import import_faiss
 
-            need_faiss(f"ann={structure}")
+            import_faiss()
         encoder = open_encoder(spec.model, spec.method, params)
         settings = {
             "kind": cls.kind,

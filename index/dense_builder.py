@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.diskio import disk_errors
 from retrieval.encoder import DenseEncoder
-from retrieval.errors import UserError
+from retrieval.errors import MissingExtra, UserError
 from retrieval.index.record_builder import FACTS, RecordBuilder
 from retrieval.index.vector_part import write_vectors
 
@@ -112,11 +112,18 @@ def built(vectors: NDArray[np.float32], structure: Mapping[str, Any]) -> Ann | N
     kind = structure.get("kind", "auto")
     if kind == "exact":
         return None
-    from retrieval.index import ann
+    from retrieval.index import ann_kinds
 
-    if kind == "auto" and (ann.choose(*vectors.shape)[0] == "exact" or not ann.available()):
-        return None  # exact search needs nothing, and a missing faiss costs time but no result
-    return ann.build(vectors, kind, threads=int(structure.get("threads", 1)))
+    if kind == "auto" and ann_kinds.choose(*vectors.shape)[0] == "exact":
+        return None
+    from retrieval.index.ann import Ann
+
+    try:
+        return Ann.build(vectors, kind, threads=int(structure.get("threads", 1)))
+    except MissingExtra:
+        if kind == "auto":
+            return None  # exact search takes longer and finds the same
+        raise
 
 
 def merge_vectors(transaction: Transaction, view: View, name: str, structure: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ A score is the inner product of the two vectors, summed in float64 in one order 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +21,25 @@ from retrieval.types import Query, Run
 
 if TYPE_CHECKING:
     from retrieval.index.dense import DenseMethod
-    from retrieval.index.view import View
+    from retrieval.index.vector_part import VectorPart
+    from retrieval.index.view import SegmentView, View
 
+_WORTH_A_GPU = 1 << 22  # numbers; fewer are read from memory sooner than a device answers
 _BATCH = 256  # queries encoded and answered together
-_PARAMETERS = "recall", "effort", "exact", "model", "backend", "precision", "device"
+_EFFORT = "nprobe", "ef", "refine"
+_RUNTIME = "model", "backend", "precision", "device"
+_PARAMETERS = "recall", *_EFFORT, "exact", *_RUNTIME
 
 
 class DenseStage(IndexStage):
     """Search and re-scoring with one dense representation of an index.
 
-    params  recall (.95): what the approximate structure has to have reached when it was built; effort: its
-            nprobe, efSearch ... instead; exact=true: no structure; model, backend, precision, device: another
-            copy, or another way of computing, of the very model that the documents were encoded with
+    params  recall (.95): what the approximate structure has to have reached when it was built; instead of it
+            nprobe, ef or refine, as the kind of structure has them; exact=true: no structure; model, backend,
+            precision, device: another copy, or another way of computing, of the very model that the documents
+            were encoded with
     masks   per segment, which documents may be returned
-    unread  ordinals of the first documents of segments whose structure is not ours to read (View.trust)
+    unread  why a structure that is there is not read, so that the search is exact; empty where none is
     """
 
     def __init__(
@@ -51,20 +57,37 @@ class DenseStage(IndexStage):
         self._threads = threads
         self._masks = view.masks(None) if masks is None else masks
         self._recall, self._effort, self._exact = _search_parameters(name, params)
-        self._runtime = {key: params[key] for key in _PARAMETERS[3:] if key in params}
+        self._runtime = {key: params[key] for key in _RUNTIME if key in params}
         if "model" in params:
             method.query_encoder(self._runtime)  # another model is refused here, not at the first query
-        self.unread = [
-            segment.base
-            for segment in view.segments
-            if not self._exact and self._segment(segment).structure and self._structure(segment) is None
-        ]
+        reasons = ("" if self._exact else self._part(each).unread(view.trust) for each in view.segments)
+        self.unread = next(filter(None, reasons), "")
+        self._on_gpu: dict[int, Any] = {}  # of a segment's base: its vectors on the device
 
-    def _segment(self, segment: Any) -> Any:
+    def _part(self, segment: SegmentView) -> VectorPart:
         return segment.vectors(self.name)
 
-    def _structure(self, segment: Any) -> Any:
-        return None if self._exact else self._segment(segment).ann(self.view.trust)
+    def _search(self, segment: SegmentView, rows: Any, mask: NDArray[np.uint8]) -> list[exact.Found]:
+        """The best of one segment: through its structure, on a GPU, or on the CPU."""
+        part = self._part(segment)
+        rows = exact.checked(rows, part.dim, "query")
+        rank = segment.store.rank
+        structure = None if self._exact else part.ann(self.view.trust)
+        if structure is not None:
+            return structure.search(
+                part.vectors, rows, self.depth, recall=self._recall, effort=self._effort, alive=mask,
+                rank=rank, threads=self._threads,
+            )  # fmt: skip
+        if part.vectors.size >= _WORTH_A_GPU and self._runtime.get("device", "auto") != "cpu" and has_gpu():
+            from retrieval.index.exact_gpu import ExactGpu
+
+            if segment.base not in self._on_gpu:
+                self._on_gpu[segment.base] = ExactGpu(part.vectors)
+            found: list[exact.Found] = self._on_gpu[segment.base].search(
+                rows, self.depth, alive=mask, rank=rank
+            )
+            return found
+        return exact.search(part.vectors, rows, self.depth, alive=mask, rank=rank, threads=self._threads)
 
     def _encode(self, queries: Sequence[Query]) -> tuple[NDArray[np.float32], int]:
         made = self.method.query_encoder(self._runtime).encode([query.text for query in queries], "query")
@@ -93,17 +116,7 @@ class DenseStage(IndexStage):
         """(ordinals, scores) of up to `depth` documents of each segment, for each row of float32[q, dim]."""
         parts: list[list[tuple[NDArray[Any], NDArray[np.float32]]]] = [[] for _ in rows]
         for segment, mask in zip(self.view.segments, self._masks, strict=True):
-            vectors = self._segment(segment).vectors
-            rows = exact.checked(rows, vectors.shape[1], "query")
-            structure = self._structure(segment)
-            options = {"alive": mask, "rank": segment.store.rank, "threads": self._threads}
-            if structure is None:
-                found = exact.search(vectors, rows, self.depth, **options)
-            else:
-                found = structure.search(
-                    vectors, rows, self.depth, recall=self._recall, effort=self._effort, **options
-                )
-            for place, (local, scores) in enumerate(found):
+            for place, (local, scores) in enumerate(self._search(segment, rows, mask)):
                 parts[place].append((local + segment.base, scores))
         return [
             (
@@ -131,7 +144,7 @@ class DenseStage(IndexStage):
             local = docs.astype(np.int64) - segment.base
             inside = np.flatnonzero((local >= 0) & (local < segment.documents))
             if len(inside):
-                scores[inside] = exact.rescore(self._segment(segment).vectors, row, local[inside])
+                scores[inside] = exact.rescore(self._part(segment).vectors, row, local[inside])
         return scores
 
     def explain(self, query: str, ordinal: int) -> dict[str, Any]:
@@ -141,16 +154,27 @@ class DenseStage(IndexStage):
         return {"representation": self.name, "score": float(score[0]), "terms": []}
 
 
-def _search_parameters(name: str, params: Mapping[str, Param]) -> tuple[float, int | None, bool]:
+def has_gpu() -> bool:
+    """Whether torch, where it has been loaded, sees a CUDA device."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_available())
+
+
+def _search_parameters(name: str, params: Mapping[str, Param]) -> tuple[float, dict[str, int] | None, bool]:
     """(recall, effort, exact). Raises UserError."""
     for key in params:
         if key not in _PARAMETERS:
             raise UserError(f"{name} has no parameter {key!r}; it has {', '.join(_PARAMETERS)}")
-    recall, effort, only = params.get("recall", 0.95), params.get("effort"), params.get("exact", False)
+    recall, only = params.get("recall", 0.95), params.get("exact", False)
     if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1:
         raise UserError(f"{name} cannot take recall={recall!r}; it is a share of 1, such as 0.95")
-    if effort is not None and (isinstance(effort, bool) or not isinstance(effort, int) or effort < 1):
-        raise UserError(f"{name} cannot take effort={effort!r}; it is a whole number of 1 or more")
+    effort: dict[str, int] = {}
+    for key in _EFFORT:
+        value = params.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} cannot take {key}={value!r}; it is a whole number of 1 or more")
+        if key in params:
+            effort[key] = value
     if not isinstance(only, bool):
         raise UserError(f"{name} cannot take exact={only!r}; it is true or false")
-    return float(recall), effort, only
+    return float(recall), effort or None, only

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,18 +57,24 @@ class VectorPart:
             raise corrupt(self.part, STRUCTURE_FACTS, "is no object")
         return facts
 
-    def ann(self, trust: bool = False) -> Ann | None:
-        """The structure above the vectors; None where there is none, or none that may be read.
+    def unread(self, trust: bool = False) -> str:
+        """Why the structure that is there is not read; empty where it is, or where there is none."""
+        if not self.structure:
+            return ""
+        if not trust and not is_ours(self._sha256()):
+            return "was built by another account"
+        return "" if find_spec("faiss") else "needs faiss, which is not installed"
 
-        Raises CorruptIndex for one that does not fit the vectors, MissingExtra without faiss.
+    def ann(self, trust: bool = False) -> Ann | None:
+        """The structure above the vectors; None where there is none, or where it is not read.
+
+        Raises CorruptIndex for one that does not fit the vectors.
         """
-        if self._ann is None and self.structure:
-            if not trust and not is_ours(self._sha256()):
-                return None
+        if self._ann is None and self.structure and not self.unread(trust):
             from retrieval.index.ann import Ann
 
             data = self._source.bytes(f"{self.part}/{STRUCTURE}")
-            self._ann = Ann.load(data, self.structure, *self.vectors.shape)
+            self._ann = Ann.load(data, self.structure, self.vectors, self.part)
         return self._ann
 
     def _sha256(self) -> str:

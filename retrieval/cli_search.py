@@ -78,10 +78,10 @@ def search(given: Namespace) -> None:
 
 def _note_unread(stage: Stage) -> None:
     """Tells people that a search will be exact, and slower, for want of trust."""
-    if getattr(stage, "unread", None):
+    if unread := getattr(stage, "unread", ""):
         note(
-            f"{stage.name}: what speeds its search up was built by another account, and is not read; "
-            "searching exactly. `retrieve merge DIR` builds it anew; --trust reads it"
+            f"{stage.name}: what speeds its search up {unread}, and is not read; searching exactly. "
+            "`retrieve merge DIR` builds it anew; --trust reads another account's"
         )
     for part in stage.parts:
         _note_unread(part)
