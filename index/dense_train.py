@@ -152,6 +152,8 @@ class DenseTask:
         lengths = [len(ids) for ids in whole.ids]
         chunks = plan_batches(lengths, self.settings["budget"] or self.encoder.budget)
         device = next(self.model.parameters()).device
+        if hasattr(self.encoder, "device"):  # where it was opened; --device may have moved it since
+            self.encoder.device = device
 
         def embed(rows: NDArray[np.int64]) -> Tensor:
             return self.encoder.embed(whole.take(rows))

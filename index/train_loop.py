@@ -195,6 +195,8 @@ class Loop:
         ):  # the scaler leaves such steps out
             raise self._diverged(f"the gradient is {float(norm)}")
         self.scaler.step(self.optimizer)
+        # The fused AdamW does not, and what encoders made of their old weights would look fresh.
+        torch.autograd.graph.increment_version(parameters)
         self.scaler.update()
         self.step += 1
 

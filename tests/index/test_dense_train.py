@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from retrieval import registry
 from retrieval.errors import UnknownName, UserError
 from retrieval.index.dense_data import cut, distinct_batches, joined, teacher_scores
+from retrieval.index.dense_spec import open_encoder
 from retrieval.index.dense_start import set_dropout
 from retrieval.index.dense_train import DenseTask
 from retrieval.index.torch_encoder import Sequences, TorchEncoder
@@ -315,6 +316,36 @@ def test_scores_that_came_with_the_data(tmp_path: Path, make: Make) -> None:
     assert min(figures[name] for name in ("infonce", "kl", "margin")) > 0
 
 
+def test_a_teachers_vectors_are_prototypes_and_its_cosines_targets(
+    tmp_path: Path, make: Make, tiny_model: Callable[..., Path]
+) -> None:
+    teacher = str(tiny_model("tilde", seed=3))  # 16 wide, the student 12
+    task = make(loss="prototype", teacher=teacher, tolerance=0)
+    assert task._map is not None
+    assert task._map.shape == (16, DIM)
+    first = float(task.loss(next(iter(task.batches(0, 0))))[0].detach())
+    found = train(task, str(tmp_path / "out"), TrainOptions(epochs=8, lr=0.02, evaluate_every=99))
+    assert found["loss"] < 0.5 * first
+    stored = next(Path(task.prepared.directory).glob("width-*"))
+    stored.write_bytes(np.full((16, DIM), 0.5, np.float32).tobytes())
+    again = make(loss="prototype", teacher=teacher, tolerance=0)  # made once
+    assert again._map is not None
+    assert (again._map == 0.5).all()
+    both = make(loss="kl+margin", teacher=teacher, tolerance=0.05)
+    examples, draw = next(iter(both.batches(0, 0)))
+    groups = both.drawing.groups(examples, draw)
+    ignored = both.drawing.ignored(examples, groups.numbers, groups.place)
+    cosines = both.prepared.teacher(examples, groups.numbers)
+    assert cosines is not None
+    rows = np.arange(len(examples))
+    near = cosines >= cosines[rows, groups.place[:, 0]][:, None] - 0.05
+    near[rows, groups.place[:, 0]] = False
+    assert (ignored == near).all()
+    _, figures = both.loss((examples, draw))
+    assert figures["kl"] > 0
+    assert figures["margin"] > 0
+
+
 def test_the_positive_is_ranked_among_all_held_out_passages(make: Make) -> None:
     task = make(held_out=3, negatives=2)
     assert len(task.held_out) == 3
@@ -334,6 +365,25 @@ def test_the_positive_is_ranked_among_all_held_out_passages(make: Make) -> None:
     assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
     assert found["ndcg@10"] == pytest.approx(np.mean([1 / np.log2(1 + rank) for rank in ranks if rank <= 10]))
     assert make("none", held_out=0).evaluate() == {}
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_a_bert_is_evaluated_and_saved_as_it_was_trained(
+    tmp_path: Path, make: Make, tiny_model: Callable[..., Path], chunk: int
+) -> None:
+    task = make(start=str(tiny_model("tilde")), chunk=chunk, length=24)
+    texts = [example(i)["positive"] for i in range(4)]
+    before = task.encoder.encode(texts).rows  # what the encoder keeps of its weights is made here
+    seen: list[Any] = []
+    real = task.evaluate
+    task.evaluate = lambda: (seen.append(task.encoder.encode(texts).rows), real())[1]  # type: ignore
+    options = TrainOptions(steps=3, lr=0.01, keep="last", evaluate_every=1)
+    found = train(task, str(tmp_path / "out"), options)
+    after = open_encoder(found["model"], params={"precision": "float32"}).encode(texts).rows
+    assert np.abs(seen[0] - before).max() == 0
+    assert np.abs(after - before).max() > 0.01
+    np.testing.assert_allclose(seen[-1], after, atol=1e-5)
+    assert (tmp_path / "out" / "model" / "modules.json").exists()
 
 
 # --- lengths, dropout, what is trained ----------------------------------------------------------------------

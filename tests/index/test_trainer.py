@@ -253,6 +253,17 @@ def test_biases_and_norms_are_not_decayed(tmp_path: Path) -> None:
     assert [group["adapt"] for group in lamb.param_groups] == [True, False]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_a_step_shows_in_the_version_of_a_parameter(tmp_path: Path, optimizer: str) -> None:
+    task = Toy()  # encoders keep what they made of their weights by these versions
+    options = replace(OPTIONS, optimizer=optimizer)
+    loop = train_loop.Loop(task, str(tmp_path), options, None, lambda: None, lambda _: None)
+    before = [parameter._version for parameter in task.model.parameters()]
+    loop._one_step(loop._batches())
+    after = [parameter._version for parameter in task.model.parameters()]
+    assert all(new > old for old, new in zip(before, after, strict=True))
+
+
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     task = Toy()
     task.values = task.values * 1e4
