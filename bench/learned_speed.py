@@ -176,7 +176,8 @@ def measure(settings: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Everything, as the JSON that --json writes."""
     corpus, path, built = build(work, settings.docs, settings.queries)
     index = Index.open(path)
-    stage = index.stage("rows")
+    rows: Any = index.stage("rows")
+    stage: SparseStage = rows
     heavy = load_queries(corpus)
     asked = {"short": short_queries(corpus, settings.queries)}
     asked["long"] = [[int(term[1:]) for term in query] for query in heavy]

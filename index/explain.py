@@ -11,10 +11,10 @@ from retrieval.stage import Stage
 from retrieval.types import Query
 
 if TYPE_CHECKING:
-    from retrieval.index.index import Index
+    from retrieval.index.reader import IndexReader
 
 
-def explain(index: Index, query: str, doc_id: str, pipeline: str | None = None) -> dict[str, Any]:
+def explain(index: IndexReader, query: str, doc_id: str, pipeline: str | None = None) -> dict[str, Any]:
     """{"query", "id", "pipeline", "rank", "stages": [{"representation", "score", "rank", "terms": [...]}]}.
 
     rank: among the documents that the pipeline returns, None if it is not one of them.

@@ -25,9 +25,7 @@ from retrieval.index.vector_part import VectorPart
 from retrieval.stage import Given
 from retrieval.testing import check_stage
 from retrieval.types import Query, Run
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hashing_encoder import Hashing, install, model, remove
+from tests.index.hashing_encoder import Hashing, install, model, remove
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [f"w{i}" for i in range(30)]
@@ -289,10 +287,11 @@ def test_damaged_parts(tmp_path: Path) -> None:
             return index._need_view().snapshot.bytes(path)
 
     VectorPart(Changed(), part, segment.documents).check()
-    for files in (
+    damaged: list[dict[str, Any]] = [
         {"facts.json": {"documents": 4, "dim": 8}}, {"facts.json": []}, {"facts.json": {"documents": 5}},
         {"vectors.npy": np.zeros((5, 8))}, {"vectors.npy": np.zeros((5, 7), np.float32)},
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for files in damaged:
         with pytest.raises(CorruptIndex):
             VectorPart(Changed(**files), part, segment.documents)
     bad = VectorPart(Changed(**{"vectors.npy": np.full((5, 8), np.nan, np.float32)}), part, segment.documents)

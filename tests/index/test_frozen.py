@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +15,7 @@ from retrieval import Index, registry
 from retrieval.artefact import Store
 from retrieval.check import check
 from retrieval.index.bm25 import Bm25
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hashing_encoder import install, model, remove
+from tests.index.hashing_encoder import install, model, remove
 
 FROZEN = Path(__file__).parent / "frozen"
 QUERIES = ["red green", "blue", "w7 w8 w9", "Straße über", "nothing"]
@@ -135,4 +132,6 @@ def test_there_is_one_for_this_format(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    import sys
+
     freeze(Path(sys.argv[1]))

@@ -51,7 +51,7 @@ def test_index_and_search_do_without_a_network(tiny_text_model: Path, tmp_path: 
         pytest.skip("no network namespace may be made here")
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"_id": "a", "text": "red wine"}\n{"_id": "b", "text": "a blue sky"}\n')
-    retrieve = [*alone, sys.executable, "-m", "retrieval"]
+    retrieve: list[str | Path] = [*alone, sys.executable, "-m", "retrieval"]
     index = [*retrieve, "index", corpus, "--out", tmp_path / "i", "--sparse", "bm25"]
     made = subprocess.run(
         [*index, "--dense", f"tiny={tiny_text_model}"], capture_output=True, text=True, check=False
