@@ -1,8 +1,8 @@
 """Vector search, ours against faiss called directly: python -m retrieval.bench.vector_search --help.
 
 Synthetic vectors of norm 1: clusters in 64 dimensions, turned into --dim, with isotropic noise; queries are
-further vectors of the same kind. Exact search against IndexFlatIP, one query and a batch, and each structure's
-wrapper against the faiss index inside it at the same effort, in turns, one thread. Times are CPU times of the
+further vectors of the same kind. Exact search against IndexFlatIP, one query and a batch, and the wrapper of
+each structure against the faiss index inside it at the same effort, in turns, one thread. Times are CPU times of the
 process, medians over the rounds; a ratio is the median over the rounds of ours divided by faiss's. faiss-cpu
 brings an old OpenBLAS that may not know the processor: OPENBLAS_CORETYPE=SkylakeX helps it, and is fair.
 """
@@ -65,7 +65,7 @@ def in_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 
 
 def exact_rows(faiss: Any, vectors: Vectors, queries: Vectors, rounds: int) -> list[dict[str, Any]]:
-    """Single queries (20 a round) and one batch, for each depth."""
+    """Single queries (5 a round) and one batch, for each depth."""
     flat = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(vectors)
     singles = [queries[i : i + 1] for i in range(min(5, len(queries)))]
@@ -98,7 +98,9 @@ def direct(ann: Ann, faiss: Any, k: int, effort: dict[str, int]) -> Callable[[Ve
     return lambda query: index.search(query, k * effort["refine"], params=params)
 
 
-def refined(ann: Ann, faiss: Any, vectors: Vectors, k: int, effort: dict[str, int]) -> Callable[[Vectors], Any]:
+def refined(
+    ann: Ann, faiss: Any, vectors: Vectors, k: int, effort: dict[str, int]
+) -> Callable[[Vectors], Any]:
     """As `direct`, with faiss's own refinement where there are codes."""
     if "refine" not in effort:
         return direct(ann, faiss, k, effort)
@@ -113,7 +115,9 @@ def refined(ann: Ann, faiss: Any, vectors: Vectors, k: int, effort: dict[str, in
     return lambda query: (both.search(query, k, params=wide), keep)[0]
 
 
-def ann_row(faiss: Any, kind: str, vectors: Vectors, queries: Vectors, rounds: int, seed: int) -> dict[str, Any]:
+def ann_row(
+    faiss: Any, kind: str, vectors: Vectors, queries: Vectors, rounds: int, seed: int
+) -> dict[str, Any]:
     """One structure: build, bytes, recall on the queries, times."""
     say(f"building {kind} of {len(vectors):,}")
     wall, cpu = perf_counter(), process_time()
@@ -122,7 +126,8 @@ def ann_row(faiss: Any, kind: str, vectors: Vectors, queries: Vectors, rounds: i
         raise ValueError(f"{kind} builds no structure")
     row: dict[str, Any] = {
         "kind": kind, "documents": len(vectors), "options": ann.facts["options"], "bytes": ann.facts["bytes"],
-        "wall": perf_counter() - wall, "cpu": process_time() - cpu, "ladder": ann.facts["ladder"], "points": [],
+        "wall": perf_counter() - wall, "cpu": process_time() - cpu, "ladder": ann.facts["ladder"],
+        "points": [],
     }  # fmt: skip
     k = min(10, len(vectors))
     truth = exact.search(vectors, queries, k)
@@ -157,9 +162,7 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
     faiss = import_faiss()
     faiss.omp_set_num_threads(1)
     clusters = max(1, settings.documents // 50)
-    vectors, queries = collection(
-        settings.documents, settings.queries, settings.dim, clusters, settings.seed
-    )
+    vectors, queries = collection(settings.documents, settings.queries, settings.dim, clusters, settings.seed)
     results: dict[str, Any] = {
         "date": date.today().isoformat(), "machine": machine(), "faiss": faiss.__version__,
         "documents": settings.documents, "dim": settings.dim, "queries": settings.queries,
@@ -198,11 +201,20 @@ def markdown(results: dict[str, Any]) -> str:
             effort = " ".join(f"{name} {value}" for name, value in point["effort"].items())
             goal = f"{point['wanted']}" if point["reached"] else f"{point['wanted']} not reached"
             rows.append([
-                f"{row['kind']}, {row['documents']:,}", f"{row['cpu']:.0f}", f"{row['bytes'] / 1e6:.1f}", goal, effort,
-                f"{point['recall10']:.3f}", f"{point['p50']:.3f}", f"{point['faiss']:.3f}", f"{point['ratio']:.2f}",
+                f"{row['kind']}, {row['documents']:,}", f"{row['cpu']:.0f}", f"{row['bytes'] / 1e6:.1f}", goal,
+                effort, *(f"{point[name]:.3f}" for name in ("recall10", "p50", "faiss", "ratio")),
             ])  # fmt: skip
     if rows:
-        head = ["structure", "build CPU-s", "MB", "recall wanted", "effort", "recall@10", "p50 ms", "faiss ms"]
+        head = [
+            "structure",
+            "build CPU-s",
+            "MB",
+            "recall wanted",
+            "effort",
+            "recall@10",
+            "p50 ms",
+            "faiss ms",
+        ]
         parts.append(table([*head, f"ratio (goal {GOALS['ann']})"], rows, 1))
     return "\n\n".join(parts) + "\n"
 

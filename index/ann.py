@@ -1,7 +1,7 @@
 """Approximate nearest neighbours: a faiss structure that finds candidates, and the float32 truth that scores.
 
-The structure is disposable. It is built from the vectors, measured while it is built (ann_recall.py), stored as
-bytes beside facts in JSON, and can be built again at any time. Every candidate gets its exact score
+The structure is disposable. It is built from the vectors, measured while it is built (ann_recall.py), stored
+as bytes beside facts in JSON, and can be built again at any time. Every candidate gets its exact score
 (exact.py), ties go by document id, documents that are not alive are left out, and where a filter leaves few
 documents, or the structure finds fewer than there are, the exact search answers instead.
 """
@@ -28,6 +28,7 @@ _FEW_ALIVE = 20_000  # documents: their exact search takes about a millisecond
 _LEAST_SHARE = {"hnsw": 0.1}  # of documents alive that a structure is asked for; else _SHARE
 _SHARE = 0.02
 _MOST = 4096  # candidates beyond which ties are cut as they come
+_COLD = 16  # queries answered by numpy, before numba (0.6 s to load) is worth it
 _GROUP = 256  # queries asked together
 
 
@@ -45,6 +46,7 @@ class Ann:
         self._index = searchable(self._faiss, self.kind, made)
         self._norm = norm
         self._source = source
+        self._asked = 0
         self._params: dict[tuple[int, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -80,7 +82,9 @@ class Ann:
             return None
         for name, value in (options or {}).items():
             if name not in chosen or type(value) is not int or value < 0:
-                raise UserError(f"{kind} has no option {name}={value!r}; it has whole numbers {sorted(chosen)}")
+                raise UserError(
+                    f"{kind} has no option {name}={value!r}; it has whole numbers {sorted(chosen)}"
+                )
             chosen[name] = value
         if kind == "ivf" and not 1 <= chosen["lists"] <= n:
             raise UserError(f"{chosen['lists']} lists for {n} vectors; give 1 to {n}")
@@ -109,7 +113,7 @@ class Ann:
     def load(cls, data: Any, facts: Any, vectors: Vectors, part: str = "ann") -> Ann:
         """The structure of `to_bytes` and its facts, over the vectors it was built from (they may be mapped).
 
-        part: what errors name. Raises CorruptIndex where bytes, facts and vectors do not fit each other; bytes
+        part: what errors name. Raises CorruptIndex where bytes, facts and vectors do not fit each other. Bytes
         from anyone are safe to load, though hostile ones may find less. MissingExtra without faiss.
         """
         n, d = vectors.shape
@@ -147,7 +151,7 @@ class Ann:
     ) -> list[Found]:
         """Up to k documents of each query, as exact.search gives them: rows int64[m], scores float32[m].
 
-        effort: instead of recall: {"nprobe"}, {"ef"}, {"refine"} or {"nprobe", "refine"}, as in facts["ladder"].
+        effort: instead of recall: {"nprobe"}, {"ef"}, {"refine"} or {"nprobe", "refine"}: see facts["ladder"].
         complete: where the structure finds fewer than there are, exact search answers. Raises UserError.
         """
         if k < 1 or threads < 1:
@@ -160,67 +164,91 @@ class Ann:
             effort = self.effort(k, recall)
         elif set(effort) != set(knobs(self.kind, self.facts["options"])) or min(effort.values()) < 1:
             raise UserError(
-                f"effort {dict(effort)!r} for {self.kind}; give {knobs(self.kind, self.facts['options'])}, 1 and more"
+                f"effort {dict(effort)!r} for {self.kind}; "
+                f"give {' and '.join(knobs(self.kind, self.facts['options']))}, 1 and more"
             )
         living = int(np.count_nonzero(mask.alive)) if len(mask.alive) else n
         share = living / n if n else 1.0
         wanted = min(k, living)
         whole = self._exhaustive(effort, wanted, n) or wanted >= living
-        few = len(mask.alive) > 0 and (
-            living <= _FEW_ALIVE or share < _LEAST_SHARE.get(self.kind, _SHARE)
-        )
+        few = len(mask.alive) > 0 and (living <= _FEW_ALIVE or share < _LEAST_SHARE.get(self.kind, _SHARE))
         if whole or few or not len(queries):
             return exact.search(vectors, queries, k, alive=alive, rank=rank, threads=threads)
         frozen = exact.read_only(vectors)
         found: list[Found] = []
         for start in range(0, len(queries), _GROUP):
-            found += self._group(frozen, queries[start : start + _GROUP], wanted, effort, mask, share, threads)
+            found += self._group(
+                frozen, queries[start : start + _GROUP], wanted, effort, mask, share, threads
+            )
         for i, (rows, _) in enumerate(found):
             if complete and len(rows) < wanted:
-                found[i] = exact.search(vectors, queries[i : i + 1], k, alive=alive, rank=rank, threads=threads)[0]
+                found[i] = exact.search(
+                    vectors, queries[i : i + 1], k, alive=alive, rank=rank, threads=threads
+                )[0]
         return found
 
     def _exhaustive(self, effort: Effort, k: int, n: int) -> bool:
         """Whether every document would be a candidate."""
         lists = self.facts["options"].get("lists", 0)
-        return effort.get("nprobe", lists) >= lists and "ef" not in effort and effort.get("refine", n) * k >= n
+        return (
+            effort.get("nprobe", lists) >= lists and "ef" not in effort and effort.get("refine", n) * k >= n
+        )
 
     def _group(
-        self, vectors: Vectors, queries: Vectors, k: int, effort: Effort, mask: Mask, share: float, threads: int
+        self,
+        vectors: Vectors,
+        queries: Vectors,
+        k: int,
+        effort: Effort,
+        mask: Mask,
+        share: float,
+        threads: int,
     ) -> list[Found]:
+        coarse = "refine" in effort  # the truth decides among many, and ties are not followed
+        count = k * effort["refine"] if coarse else k + max(6, k // 8)
+        count = min(count, len(vectors))
         asked = np.ascontiguousarray(queries)
-        if "refine" in effort:  # codes are coarse: the truth decides among many, and ties are not followed
-            count = min(len(vectors), k * effort["refine"])
-            rows, _ = self._candidates(asked, count, effort, mask, share, threads)
-            return _picked(vectors, asked, rows, k, mask)
-        count = min(len(vectors), k + max(6, k // 8))
-        rows, products = self._candidates(asked, count, effort, mask, share, threads)
-        tails, last = rows[:, -1].copy(), products[:, -1]
-        found = _picked(vectors, asked, rows, k, mask)
-        for i, (_, scores) in enumerate(found):
-            room = float(np.sqrt(float(asked[i] @ asked[i]))) * 1.01
-            error = exact.error_bound(asked.shape[1], room, self._norm)
-            if tails[i] < 0 or len(scores) < k or float(last[i]) + error < float(scores[-1]):
-                continue  # nothing behind the last candidate could be among the k best
-            if 4 * count <= _MOST + 4 * k and count < len(vectors):
-                more = self._wider(vectors, asked[i : i + 1], k, 4 * count, effort, mask, share, error, threads)
-                found[i] = more
+        found, unsure = self._picked(vectors, asked, count, k, effort, mask, share, threads)
+        if coarse:
+            return found
+        for i in unsure:  # ties, most likely: more candidates until they end
+            wider, still = 4 * count, [0]
+            while still and wider <= _MOST + 4 * k and wider < 4 * len(vectors):
+                some, still = self._picked(
+                    vectors, asked[i : i + 1], min(wider, len(vectors)), k, effort, mask, share, threads
+                )
+                found[i] = some[0]
+                wider *= 4
         return found
 
-    def _wider(
-        self, vectors: Vectors, query: Vectors, k: int, count: int, effort: Effort, mask: Mask, share: float,
-        error: float, threads: int,
-    ) -> Found:  # fmt: skip
-        """One query with ties at the end of its candidates: more candidates, until the ties end."""
-        while True:
-            count = min(count, len(vectors))
-            rows, products = self._candidates(query, count, effort, mask, share, threads)
-            tail, last = int(rows[0, -1]), float(products[0, -1])
-            found = _picked(vectors, query, rows, k, mask)[0]
-            done = tail < 0 or len(found[1]) < k or last + error < float(found[1][-1])
-            if done or count == len(vectors) or 4 * count > _MOST + 4 * k:
-                return found
-            count *= 4
+    def _picked(
+        self, vectors: Vectors, queries: Vectors, count: int, k: int, effort: Effort, mask: Mask,
+        share: float, threads: int,
+    ) -> tuple[list[Found], list[int]]:  # fmt: skip
+        """The k best of `count` candidates by their exact scores; the queries for which others could be as good
+        as the last of them, to judge by the products."""
+        rows, products = self._candidates(queries, count, effort, mask, share, threads)
+        bound = exact.error_bound(queries.shape[1], 1.0, self._norm) * 1.01
+        self._asked += len(queries)
+        if "numba" not in sys.modules and self._asked <= _COLD:
+            found, unsure = [], []
+            for i, (query, candidates) in enumerate(zip(queries, rows)):
+                some = candidates[(candidates >= 0) & (candidates < len(vectors))]
+                some = some[mask.alive[some] != 0] if len(mask.alive) else some
+                found.append(exact.in_order(some, exact.rescore(vectors, query, some), k, mask.rank))
+                reach = float(products[i, -1]) + bound * max(
+                    1.0, float(np.linalg.norm(query.astype(np.float64)))
+                )
+                if candidates[-1] >= 0 and len(found[-1][0]) == k and reach >= found[-1][1][-1]:
+                    unsure.append(i)
+            return found, unsure
+        from retrieval.index.exact_kernels import pick, scores_of
+
+        n = len(rows)
+        keys, counts, open_ = np.empty(rows.shape, np.int64), np.empty(n, np.int64), np.empty(n, np.uint8)
+        pick(vectors, queries, rows, products, *mask, k, (bound, bound), keys, counts, open_)
+        found = [(rows[i, :m].copy(), scores_of(keys[i], m)) for i, m in enumerate(counts.tolist())]
+        return found, np.flatnonzero(open_).tolist() if n > 1 else [0] * int(open_[0])
 
     def _candidates(
         self, queries: Vectors, count: int, effort: Effort, mask: Mask, share: float, threads: int
@@ -234,15 +262,25 @@ class Ann:
         if len(mask.alive):
             if self.kind == "pq" and not nprobe:  # this one takes no selector: more, and _picked leaves out
                 count = min(len(mask.alive), int(count / share) + 64)
-                rows, products = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
+                rows, products = (
+                    np.empty((len(queries), count), np.int64),
+                    np.empty((len(queries), count), np.float32),
+                )
             else:
                 bitmap = np.packbits(mask.alive != 0, bitorder="little")
                 selector = faiss.IDSelectorBitmap(len(bitmap), faiss.swig_ptr(bitmap))
+                # The k best of those alive are scattered as the k / share best of all: look at more.
                 ef = int(ef / share)
+                nprobe = min(int(np.ceil(nprobe / np.sqrt(share))), self.facts["options"].get("lists", 0))
         params = self._parameters(nprobe, max(ef, count) if ef else 0, selector)
         with _Threads(faiss, threads):
             self._index.search_c(
-                len(queries), faiss.swig_ptr(queries), count, faiss.swig_ptr(products), faiss.swig_ptr(rows), params
+                len(queries),
+                faiss.swig_ptr(queries),
+                count,
+                faiss.swig_ptr(products),
+                faiss.swig_ptr(rows),
+                params,
             )
         return rows, products
 
@@ -281,19 +319,3 @@ class _Threads:
 def _kept(kind: str, made: Made, data: Any) -> Any:
     """The bytes, where the structure is changed for searching and could not be written again."""
     return data if kind == "pq" and made.options["lists"] else None
-
-
-def _picked(vectors: Vectors, queries: Vectors, rows: NDArray[np.int64], k: int, mask: Mask) -> list[Found]:
-    """The k best of each query's candidates by their exact scores. Overwrites rows."""
-    if "numba" not in sys.modules and rows.size < 100_000:
-        found = []
-        for query, candidates in zip(queries, rows):
-            some = candidates[(candidates >= 0) & (candidates < len(vectors))]
-            some = some[mask.alive[some] != 0] if len(mask.alive) else some
-            found.append(exact.in_order(some, exact.rescore(vectors, query, some), k, mask.rank))
-        return found
-    from retrieval.index.exact_kernels import pick, scores_of
-
-    keys, counts = np.empty(rows.shape, np.int64), np.empty(len(rows), np.int64)
-    pick(vectors, queries.astype(np.float64), rows, *mask, k, keys, counts)
-    return [(rows[i, :n].copy(), scores_of(keys[i], n)) for i, n in enumerate(counts.tolist())]

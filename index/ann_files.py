@@ -19,7 +19,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.index.ann_kinds import FACTORY, Made, defaults, fill
 from retrieval.index.consistency import corrupt
@@ -39,9 +38,10 @@ def to_bytes(faiss: ModuleType, kind: str, made: Made) -> bytes:
     if kind == "hnsw":
         flags = faiss.IO_FLAG_SKIP_STORAGE
     if kind == "ivf":
-        index = faiss.clone_index(_emptied(faiss, index))
-    part = faiss.serialize_index(index, flags).tobytes()
-    return _HEAD.pack(b"RANN", 1, len(part)) + part + made.lists.astype("<i4").tobytes()
+        index = _emptied(faiss, index)
+    part: bytes = faiss.serialize_index(index, flags).tobytes()
+    lists: bytes = made.lists.astype("<i4").tobytes()
+    return _HEAD.pack(b"RANN", 1, len(part)) + part + lists
 
 
 def _emptied(faiss: ModuleType, index: Any) -> Any:
@@ -190,7 +190,11 @@ def _check_pq(faiss: ModuleType, index: Any, count: int, n: int, listed: bool, p
         return
     even, padded = (count + 1) // 2 * 2, -(-n // 32) * 32
     _must((index.M, index.nbits, index.ksub, index.M2, index.bbs) == (count, 4, 16, even, 32), part, "codes")
-    _must(index.ntotal2 == padded and faiss.vector_to_array(index.codes).size == padded * even // 2, part, "codes")
+    _must(
+        index.ntotal2 == padded and faiss.vector_to_array(index.codes).size == padded * even // 2,
+        part,
+        "codes",
+    )
     _must(index.implem == 0, part, "codes")
 
 
@@ -203,4 +207,3 @@ def _check_sq(faiss: ModuleType, index: Any, n: int, listed: bool, part: str) ->
         _must(faiss.downcast_InvertedLists(index.invlists).code_size == d, part, "codes")
     else:
         _must(index.codes.size() == n * d, part, "codes")
-

@@ -1,6 +1,6 @@
 """What a structure finds, measured when it is built: recall at 10 and 100 for a ladder of efforts.
 
-Queries are vectors of documents that are drawn, each left out of its own answer, and those that the caller has.
+Queries are vectors of documents that are drawn, each left out of its own answer, and those of the caller.
 Recall at k is the share of the k best documents by exact search that are found; one that ties with the k-th
 counts, whichever it is.
 """
@@ -45,7 +45,9 @@ def efforts(kind: str, options: Mapping[str, int]) -> list[dict[str, int]]:
         return [{"nprobe": probe} for probe in probes]
     if not coarse:
         return [{"nprobe": probe, "refine": 3} for probe in probes]
-    ladder = [{"nprobe": probe, "refine": 10 if probe <= 8 else 20 if probe <= 32 else 50} for probe in probes]
+    ladder = [
+        {"nprobe": probe, "refine": 10 if probe <= 8 else 20 if probe <= 32 else 50} for probe in probes
+    ]
     return [*ladder, *({"nprobe": probes[-1], "refine": refine} for refine in (100, 200))]
 
 

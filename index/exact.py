@@ -13,7 +13,6 @@ of blocks, in memory that does not depend on n.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -44,6 +43,8 @@ class Mask(NamedTuple):
 
 
 EVERYTHING = Mask()
+for _array in EVERYTHING:
+    _array.flags.writeable = False
 
 
 def checked(vectors: Any, dim: int | None, what: str) -> Vectors:
@@ -147,6 +148,8 @@ def fitting(vectors: Vectors, queries: Vectors, mask: Mask) -> Mask:
         )
     if len(vectors) >= 1 << 31:
         raise UserError(f"{len(vectors)} vectors in one segment; split them: a segment holds 2**31 - 1")
+    if mask.alive is EVERYTHING.alive and mask.rank is EVERYTHING.rank:
+        return EVERYTHING
     for name, array in mask._asdict().items():
         if len(array) not in (0, len(vectors)):
             raise UserError(
@@ -178,9 +181,8 @@ def error_bound(d: int, query_norm: Any, largest_norm: float) -> Any:
 def largest_norm(block: Vectors) -> float:
     """The largest Euclidean norm of the rows, or a little more."""
     squares = np.vecdot(block, block)
-    return (
-        float(np.sqrt(np.float64(squares.max(initial=0))) * (1 + 2e-2)) + 1e-18 * block.shape[1]
-    )  # underflow
+    underflow = 1e-18 * block.shape[1]
+    return float(np.sqrt(float(squares.max(initial=0)))) * 1.02 + underflow
 
 
 def largest_norm_of(vectors: Vectors) -> float:
@@ -280,7 +282,9 @@ def in_order(
     return rows[order], scores[order]
 
 
-def _portable_scores(vectors: Vectors, query: NDArray[np.float32], rows: Sequence[int] | Any) -> Any:
+def _portable_scores(
+    vectors: Vectors, query: NDArray[np.float32], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """Scores float32[m] of rows: LANES sums side by side, folded in halves, the rest one by one."""
     out = np.empty(len(rows), np.float32)
     wide = query.astype(np.float64)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]  # numba brings it
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -227,23 +227,34 @@ def finish(vectors, queries, rank, k, margins, keys, rows, counts):
 
 
 @jit()
-def pick(vectors, queries, found, alive, rank, k, keys, counts):
-    """Scores candidates int64[q, m], in place: the k best of each query, in order, with keys int64[q, m].
+def pick(vectors, queries, found, products, alive, rank, k, bound, keys, counts, unsure):
+    """Scores candidates found int64[q, m], in place: the k best of each query, in order, with their keys.
 
     Candidates that are no row of the vectors, or not alive, are left out. counts int64[q]: how many stay.
+    bound: the error of products float32[q, m], a factor of the query's norm and what is added. unsure
+    uint8[q]: 1 where a document behind the last candidate could be among the k best.
     """
+    query = np.empty(queries.shape[1], np.float64)
     for q in range(len(found)):
         into, places = keys[q], found[q]
+        squares = 0.0
+        for j in range(len(query)):
+            query[j] = np.float64(queries[q, j])
+            squares += query[j] * query[j]
         n = 0
+        tail = places[-1]
         for i in range(len(places)):
             row = places[i]
             if row < 0 or row >= vectors.shape[0] or (len(alive) and not alive[row]):
                 continue
-            score = _score(vectors[row], queries[q])
+            score = _score(vectors[row], query)
             into[n] = make_key(score, np.int64(rank[row]) if len(rank) else row)
             places[n] = row
             n += 1
-        counts[q] = _best(into, places, n, k)
+        n = _best(into, places, n, k)
+        counts[q] = n
+        reach = np.float64(products[q, -1]) + bound[0] * np.sqrt(squares) + bound[1]
+        unsure[q] = tail >= 0 and n == k and reach >= np.float64(key_score(into[n - 1]))
 
 
 @jit()
