@@ -1,8 +1,8 @@
 """What decoders are worth as dense encoders: python -m retrieval.bench.llm_quality SPEC... --collections DIR.
 
 Each SPEC is what `--dense` takes (`tuned=llm:./smol(length=128)`). All of them encode the same collections;
-nDCG@10 comes with bootstrap intervals, and every encoder is set against the first by paired tests over the same
-queries. Ranking is exact. Markdown goes to stdout, progress to stderr.
+nDCG@10 comes with bootstrap intervals, and every encoder is set against the first by paired tests over the
+same queries. Ranking is exact. Markdown goes to stdout, progress to stderr.
 """
 
 from __future__ import annotations
@@ -118,11 +118,15 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="retrieval.bench.llm_quality", description=__doc__.split("\n")[0])
-    parser.add_argument("specs", nargs="+", metavar="SPEC", help="what --dense takes; the first is the baseline")
+    parser.add_argument(
+        "specs", nargs="+", metavar="SPEC", help="what --dense takes; the first is the baseline"
+    )
     parser.add_argument("--collections", required=True, help="folder of BEIR folders")
     parser.add_argument("--sets", default="scifact,clapnq-dev", help="collections, NAME or NAME@SPLIT")
     parser.add_argument("--queries", type=int, help="at most so many queries a set, drawn by the seed")
-    parser.add_argument("--documents", type=int, help="at most so many documents a set, the judged ones always")
+    parser.add_argument(
+        "--documents", type=int, help="at most so many documents a set, the judged ones always"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="file for all figures, per query too")

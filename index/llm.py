@@ -1,12 +1,12 @@
-"""Decoders as dense encoders: Llama, Qwen, Gemma, Mistral, SmolLM and what else transformers has. Needs torch.
+"""Decoders as dense encoders: Llama, Qwen, Gemma, Mistral, SmolLM and what else transformers has.
 
     retrieve index CORPUS --out DIR --dense "qwen=llm:./Qwen3-Embedding-0.6B(length=1024)"
-    retrieve index CORPUS --out DIR --dense "e5=llm:./e5-mistral(task='...', precision=bfloat16)"
+    retrieve index CORPUS --out DIR --dense "e5=llm:./e5-mistral(task=\"...\", precision=bfloat16)"
 
-After Ma et al., "Fine-Tuning LLaMA for Multi-Stage Text Retrieval" (RepLLaMA, SIGIR 2024), BehnamGhader et al.,
-"LLM2Vec" (COLM 2024) and Luo et al., "Large Language Models as Foundations for Next-Gen Dense Retrieval" (EMNLP
-2024). Settings: llm_settings.py. Batches are sorted by length and padded on the right, where a causal model's
-tokens do not see the padding, so that it needs no mask.
+After Ma et al., "Fine-Tuning LLaMA for Multi-Stage Text Retrieval" (RepLLaMA, SIGIR 2024), BehnamGhader et
+al., "LLM2Vec" (COLM 2024) and Luo et al., "Large Language Models as Foundations for Next-Gen Dense Retrieval"
+(EMNLP 2024). Settings: llm_settings.py. Batches are sorted by length and padded on the right, where a causal
+model's tokens do not see the padding, so that it needs no mask.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from torch.nn import functional
 
 from retrieval.encoder import Kind
 from retrieval.errors import UserError
-from retrieval.index.llm_attention import BIDIRECTIONAL, CAUSAL, check_attention, set_attention
-from retrieval.index.llm_files import LlmFiles, Tokens, file_hash, write_model
+from retrieval.index.llm_attention import BIDIRECTIONAL, check_attention, set_attention
+from retrieval.index.llm_files import LlmFiles, Tokens, file_hash
 from retrieval.index.llm_pooling import pad, pool
-from retrieval.index.llm_quantise import check_cosine, loader, to_int8
+from retrieval.index.llm_precision import choose_device, narrow
+from retrieval.index.llm_quantise import loader
+from retrieval.index.llm_save import write_model
 from retrieval.index.llm_settings import LlmSettings, read_params
 from retrieval.index.llm_text import Reader
 from retrieval.index.lm_infinite import NAME as LAMBDA
@@ -32,16 +34,6 @@ from retrieval.index.lora import ALL, WEIGHTS, LoraConfig, add_lora, load_lora, 
 from retrieval.index.torch_encoder import Sequences, TorchEncoder
 from retrieval.registry import register
 from retrieval.stage import Param
-
-_PROBE = (
-    "Retrieval finds the documents that answer a question, and ranks them.",
-    "Wash the rice until the water runs clear, then let it rest for half an hour before you cook it.",
-    "The committee adjourned at noon; its report, 312 pages long, was published in March 1987.",
-    "In patients with type 2 diabetes the treatment lowered blood pressure by 4.1 mmHg (p < 0.01).",
-    "def mean(values): return sum(values) / len(values)",
-    "Why?",
-)
-_GATED = 2 << 30  # parameters; beyond, a float32 copy to compare with would not fit beside it
 
 
 class LlmEncoder(TorchEncoder):
@@ -61,7 +53,7 @@ class LlmEncoder(TorchEncoder):
         self.identity = identity
         self.runtime = runtime
         self.dim = int(module.config.hidden_size)
-        self.budget = settings.batch_tokens
+        self.budget = settings.batch or (32768 if next(module.parameters()).is_cuda else 4096)
         self._readers = {kind: Reader(tokens, settings, kind) for kind in ("query", "passage")}
         self._masked = settings.attention == BIDIRECTIONAL
 
@@ -73,7 +65,7 @@ class LlmEncoder(TorchEncoder):
         return self._readers[kind].read(texts)
 
     def embed(self, sequences: Sequences) -> Tensor:
-        """See TorchEncoder.embed. Raises UserError where the batch does not fit the device's memory."""
+        """See TorchEncoder.embed."""
         return self.embed_padded(sequences, left=False)
 
     def embed_padded(self, sequences: Sequences, *, left: bool) -> Tensor:
@@ -85,12 +77,7 @@ class LlmEncoder(TorchEncoder):
             more["attention_mask"] = mask.to(device=device, dtype=torch.long)
         if left:
             more["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0).to(device)
-        try:
-            output = self.module(input_ids=ids.to(device), use_cache=False, **more)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"a batch of {ids.numel()} tokens does not fit the device; lower batch_tokens or length"
-            ) from None
+        output = self.module(input_ids=ids.to(device), use_cache=False, **more)
         skip = torch.from_numpy(sequences.skip).to(device)
         rows = pool(output.last_hidden_state, mask.to(device), skip, self.settings.pooling)
         return functional.normalize(rows, dim=1) if self.settings.normalise else rows
@@ -110,7 +97,9 @@ class LlmEncoder(TorchEncoder):
             add_lora(self.module, config)
         else:
             if self.settings.quantise != "none":
-                raise UserError("quantised weights are not trained themselves; train with lora=16, or another rank")
+                raise UserError(
+                    "quantised weights are not trained themselves; train with lora=16, or another rank"
+                )
             for parameter in self.module.parameters():
                 parameter.data = parameter.data.float()
             self.module.requires_grad_(True)
@@ -150,10 +139,12 @@ def open_llm(path: str, params: Mapping[str, Param] | None = None) -> LlmEncoder
     else:
         read_params(files, params or {}, 1 << 30)  # a typing mistake is told before the weights are read
     tokens = files.tokens()
-    device = _device(str((params or {}).get("device", "auto")))
+    device = choose_device(str((params or {}).get("device", "auto")))
     quantisation = None if not params else loader(str(params.get("quantise", "none")), device)
     kernel = "eager" if files.config.get("attn_logit_softcapping") else "sdpa"  # sdpa cannot cap
-    module: Any = files.module(torch.float32 if quantisation is None else torch.bfloat16, kernel, quantisation)
+    module: Any = files.module(
+        torch.float32 if quantisation is None else torch.bfloat16, kernel, quantisation
+    )
     if not files.config:
         settings = read_params(files, params or {}, trained_length(module.config.to_dict()))
     if settings.eos and not tokens.eos:
@@ -164,9 +155,19 @@ def open_llm(path: str, params: Mapping[str, Param] | None = None) -> LlmEncoder
         install_lambda(module, settings.window, settings.sinks)
     module.to(device)
     check_attention(module, settings.attention, int(module.config.vocab_size))
-    runtime = {"backend": "torch", "device": device.type, "attention_kernel": LAMBDA if settings.window else kernel}
+    runtime = {
+        "backend": "torch",
+        "device": device.type,
+        "attention_kernel": LAMBDA if settings.window else kernel,
+    }
     encoder = LlmEncoder(module, tokens, settings, {"model": files.identity}, runtime)
-    encoder.runtime = {**runtime, **_narrow(encoder, device, quantisation is not None)}
+    low = quantisation is not None  # by the loader already
+    encoder.runtime = {
+        **runtime,
+        **({"precision": settings.quantise, "gate": None} if low else narrow(
+            module, settings, device, lambda texts: encoder.encode(texts).rows
+        )),
+    }  # fmt: skip
     encoder.identity = {
         "encoder": "llm", "model": files.identity, "adapter": adapter, "dim": encoder.dim,
         "prompts": {"query": settings.query_prompt, "passage": settings.passage_prompt},
@@ -186,44 +187,6 @@ def trained_length(config: Mapping[str, Any]) -> int:
     return 2048
 
 
-def bf16_pays() -> bool:
-    """Whether bfloat16 multiplies faster than float32 on this CPU.
-
-    AMX does, and AVX-512 BF16 on AMD (three to four times). Intel's AVX-512 BF16 without AMX does not: there
-    torch's bfloat16 product ran at .6 of the speed of float32.
-    """
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(able.get("amx_bf16")) or (
-        bool(able.get("avx512_bf16")) and "intel" not in str(able.get("cpu_name", "")).lower()
-    )
-
-
-def _narrow(encoder: LlmEncoder, device: torch.device, loaded_low: bool) -> dict[str, Any]:
-    """Brings the weights to the precision that is asked for, and compares the vectors before and after."""
-    settings, module = encoder.settings, encoder.module
-    precision = settings.precision
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else bf16_pays()
-        precision = "bfloat16" if fast else "float32"
-    if loaded_low:
-        return {"precision": settings.quantise, "gate": None}
-    weights = sum(parameter.numel() for parameter in module.parameters())
-    compare = (precision == "bfloat16" or settings.quantise != "none") and weights < _GATED
-    before = encoder.encode(_PROBE).rows if compare else None
-    if settings.quantise == "int8":
-        to_int8(module)
-    if precision == "bfloat16":
-        for parameter in module.parameters():  # buffers, such as rotary frequencies, stay exact
-            parameter.data = parameter.data.to(torch.bfloat16)
-    gate = None
-    if before is not None:
-        after = encoder.encode(_PROBE).rows
-        one, two = (functional.normalize(torch.from_numpy(rows), dim=1) for rows in (before, after))
-        gate = float((one * two).sum(1).min())
-        check_cosine(gate, f"quantise={settings.quantise}, precision={precision}")
-    return {"precision": precision, "gate": gate}
-
-
 def _merge(module: nn.Module, adapter: str) -> dict[str, Any] | None:
     """Loads and merges an adapter; what the identity says of it."""
     import os
@@ -236,16 +199,3 @@ def _merge(module: nn.Module, adapter: str) -> dict[str, Any] | None:
         merge_lora(module)  # low-bit layers keep their update beside them
     name = os.path.basename(os.path.abspath(adapter))
     return {"name": name, "weights": file_hash(os.path.join(adapter, WEIGHTS))}
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("device=cuda: this machine has no CUDA device that torch can use; give device=cpu")
-    if name not in ("cpu", "cuda"):
-        raise UserError(f"device is {name!r}; give auto, cpu or cuda")
-    return torch.device(name)
-
-
-__all__ = ["CAUSAL", "LlmEncoder", "bf16_pays", "open_llm", "trained_length"]

@@ -1,9 +1,9 @@
 """Causal or bidirectional attention of a decoder: the switch, and the test at load that it does what it says.
 
 A decoder reads from left to right; as an encoder it may look both ways (BehnamGhader et al., "LLM2Vec", COLM
-2024, section 2.1). transformers builds its mask from `config.is_causal`, and each attention layer has a flag of
-its own that holds where there is no mask (no padding). Either one forgotten leaves the model causal without a
-word, so the switch is tested on the loaded model itself, with and without a mask.
+2024, section 2.1). transformers builds its mask from `config.is_causal`, and each attention layer has a flag
+of its own that holds where there is no mask (no padding). Either one forgotten leaves a model causal without
+a word, so the switch is tested on the loaded model itself, with and without a mask.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from retrieval.errors import UserError
 
 CAUSAL, BIDIRECTIONAL = "causal", "bidirectional"
 FAMILIES = frozenset(
-    {"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3",
-     "smollm3", "starcoder2"}
+    {"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2",
+     "qwen3", "smollm3", "starcoder2"}
 )  # fmt: skip
 """model_type of the families whose switch the tests hold to its word."""
 
@@ -66,8 +66,8 @@ def check_attention(module: nn.Module, mode: str, size: int) -> None:
             import transformers
 
             raise UserError(
-                f"attention=bidirectional does not take effect: {form}, the first token does not see the last "
-                f"one (transformers {transformers.__version__}); upgrade transformers or leave it out"
+                f"attention=bidirectional does not take effect: {form}, the first token does not see the "
+                f"last one (transformers {transformers.__version__}); upgrade transformers or leave it out"
             )
 
 

@@ -1,4 +1,4 @@
-"""What lies in a decoder's directory or GGUF file: configuration, layout, tokenizer, weights and their hashes."""
+"""A decoder's directory or GGUF file: configuration, tokenizer, weights, and the hashes of all that."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from retrieval.diskio import disk_errors, make_directories, storage_error, sync_directory
+from retrieval.diskio import disk_errors, storage_error
 from retrieval.errors import MissingExtra, RetrievalError, StorageError, UserError
 from retrieval.index.model_files import CONFIG, WEIGHTS
 
@@ -162,48 +160,6 @@ def read_json(directory: str, *name: str, needed: bool = False) -> dict[str, Any
     return value
 
 
-def write_model(path: str, module: Any, tokenizer: Any, settings: Mapping[str, Any]) -> None:
-    """Write a decoder as a model directory, whole or not at all; a directory there must be a former one.
-
-    In transformers' own layout, so that others open it too; settings become "retrieval" of config.json.
-    Raises UserError where `path` holds something else, StorageError.
-    """
-    path = os.path.abspath(path)
-    if os.path.lexists(path) and not os.path.isfile(os.path.join(path, CONFIG)) and _entries(path):
-        raise UserError(f"cannot write a model to {path!r}: what stands there is none; choose another path")
-    parent, last = os.path.split(path)
-    temporary = os.path.join(parent, f".{last}.tmp-{uuid.uuid4().hex[:12]}")
-    with disk_errors("write a model to", path, placing=True):
-        make_directories(parent)
-        os.mkdir(temporary)
-        try:
-            with _quiet():
-                module.save_pretrained(temporary, safe_serialization=True)
-                tokenizer.save_pretrained(temporary)
-            config = read_json(temporary, CONFIG, needed=True)
-            config.pop("quantization_config", None)
-            config.pop("is_causal", None)  # our switch, see llm_attention; "retrieval" says it
-            config["retrieval"] = dict(settings)
-            with open(os.path.join(temporary, CONFIG), "w", encoding="utf-8") as file:
-                json.dump(config, file, indent=2, sort_keys=True)
-            mode = os.stat(os.path.join(temporary, CONFIG)).st_mode  # safetensors makes its files 0600
-            for name in os.listdir(temporary):
-                os.chmod(os.path.join(temporary, name), mode)
-                with open(os.path.join(temporary, name), "rb") as written:
-                    os.fsync(written.fileno())
-            sync_directory(temporary)
-            if os.path.isdir(path):
-                os.rename(path, former := f"{temporary}.former")
-                os.rename(temporary, path)
-                shutil.rmtree(former, ignore_errors=True)
-            else:
-                os.rename(temporary, path)
-            sync_directory(parent)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
 def file_hash(path: str) -> str:
     """sha256 of one file."""
     return _sha256([path])
@@ -235,10 +191,6 @@ def _place(path: str) -> tuple[str, str]:
     raise UserError(f"{path!r} holds no {WEIGHTS}, {_SHARDS} or .gguf file; is it a model directory?")
 
 
-def _entries(path: str) -> bool:
-    return not os.path.isdir(path) or bool(os.listdir(path))
-
-
 def _finite(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float64)))
 
@@ -263,7 +215,7 @@ def _unpacked() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars and advice, which are not for our users."""
     from transformers.utils import logging
 
@@ -283,7 +235,7 @@ def _quiet() -> Iterator[None]:
 def _loading(files: LlmFiles) -> Iterator[None]:
     """What transformers raises over files, as one sentence."""
     try:
-        with _quiet():
+        with quiet():
             yield
     except OSError as error:
         if error.errno:
@@ -292,12 +244,14 @@ def _loading(files: LlmFiles) -> Iterator[None]:
     except MemoryError as error:
         raise StorageError(f"cannot load {files.path!r}: out of memory; close some programs") from error
     except torch.OutOfMemoryError as error:
-        raise UserError(f"{files.path!r} does not fit the device: {_first(error)}; try quantise=int8") from None
+        raise UserError(
+            f"{files.path!r} does not fit the device: {_first(error)}; try quantise=int8"
+        ) from None
     except ImportError as error:
         raise MissingExtra("models", f"loading {files.path!r} needs more: {_first(error)}") from None
     except RetrievalError:
         raise
-    except Exception as error:  # noqa: BLE001 (safetensors, gguf and transformers raise what they like)
+    except Exception as error:
         raise UserError(f"cannot load {files.path!r} as a decoder: {_first(error)}") from error
 
 

@@ -2,7 +2,8 @@
 
 last           the state of the last token, which has seen all others (RepLLaMA, Ma et al., SIGIR 2024)
 mean           mean over the tokens, those of an instruction left out where the encoder says so (LLM2Vec)
-weighted-mean  mean weighted by position: later tokens of a causal model have seen more (SGPT, Muennighoff, 2022)
+weighted-mean  mean weighted by position: later tokens of a causal model have seen more (Muennighoff, "SGPT",
+               2022, section 3)
 echo           the text stands twice; mean over the second copy and what follows it, which has seen the first
                (Springer et al., "Repetition Improves Language Model Embeddings", ICLR 2025)
 echo-last      the same with the last token alone

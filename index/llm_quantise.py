@@ -1,12 +1,14 @@
 """Low-bit weights of a decoder's linear layers: int8 on every device, 4 bits where CUDA kernels have them.
 
-int8 is weight-only with one scale for each output channel, taken from the largest weight (Shen et al., "Q-BERT",
-AAAI 2020, would group finer; at 8 bits a row is fine enough). Activations stay as they are: quantising them too,
-as torch's dynamic int8 does, costs far more accuracy. It saves memory, not time: rows become floats when used.
+int8 is weight-only with one scale for each output channel, taken from its largest weight (Shen et al.,
+"Q-BERT", AAAI 2020, groups finer; at 8 bits a row is fine enough). Activations stay as they are: quantising
+them too, as torch's dynamic int8 does, costs far more accuracy. It saves memory, not time: the integers
+become floats each time they are used.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,7 +18,6 @@ from torch.nn import functional
 
 from retrieval.errors import MissingExtra, UserError
 
-GATE = 0.99  # smallest cosine to the unquantised vectors on the probe that is let through
 _SMALLEST = 1 << 10  # weights; smaller matrices are left alone
 
 
@@ -76,18 +77,8 @@ def loader(bits: str, device: torch.device) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
     if find_spec("torchao") is not None:
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
-
-        return TorchAoConfig(Int8WeightOnlyConfig() if bits == "int8" else Int4WeightOnlyConfig())
+        made: Any = import_module("torchao.quantization")
+        return TorchAoConfig(made.Int8WeightOnlyConfig() if bits == "int8" else made.Int4WeightOnlyConfig())
     if bits == "int8":
         return None  # our own layers run there too
     raise MissingExtra("lowbit", "quantise=int4 on CUDA needs bitsandbytes or torchao")
-
-
-def check_cosine(cosine: float, what: str) -> None:
-    """Raises UserError where low precision has moved the vectors too far."""
-    if not cosine >= GATE:
-        raise UserError(
-            f"{what} moves this model's vectors to cosine {cosine:.4f} of the unquantised ones, and {GATE} is "
-            "the least; leave it out"
-        )

@@ -1,8 +1,7 @@
-"""Settings of an encoder made of a decoder: from brackets, config.json, sentence-transformers' files, defaults."""
+"""Settings of a decoder as encoder: from brackets, config.json, sentence-transformers' files, defaults."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,8 +18,9 @@ _INSTRUCT = f"Instruct: {TASK}\nQuery: {TEXT}"  # E5-Mistral's, which most later
 _ECHO = f"Query: {TEXT}\nQuery again: {TEXT}"
 _SINKS = 10  # LM-Infinite's
 _LENGTH = 512
-_MODES = {"lasttoken": "last", "mean_tokens": "mean", "weightedmean_tokens": "weighted-mean"}
-_RUNTIME = ("precision", "device", "batch_tokens")
+_MODES = {"lasttoken": "last", "mean": "mean", "weightedmean": "weighted-mean"}
+_FOREIGN = {"cls", "cls_token", "max", "mean_sqrt_len"}
+_RUNTIME = ("precision", "device", "batch")
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class LlmSettings:
     length          tokens of a text with all that is put around it
     eos             whether an end-of-text token follows, after the text has been cut (yes for last tokens)
     normalise       whether vectors have length 1
-    window, sinks   LM-Infinite (lm_infinite.py): tokens that one sees back, leading tokens that all see; 0: off
+    window, sinks   LM-Infinite (lm_infinite.py): tokens that one sees back (0: off), first ones that all see
     quantise        none, int8 or int4: weights of linear layers
     adapter         directory of a LoRA adapter that is merged into the weights
-    precision       auto, float32 or bfloat16; device: auto, cpu, cuda; batch_tokens: tokens of a batch
+    precision       auto, float32 or bfloat16
+    device          auto, cpu, cuda, cuda:1
+    batch           tokens of one (0: 4,096; 32,768 on CUDA)
     """
 
     pooling: str = "last"
@@ -57,7 +59,7 @@ class LlmSettings:
     adapter: str = ""
     precision: str = "auto"
     device: str = "auto"
-    batch_tokens: int = 4096
+    batch: int = 0
 
     @property
     def lasting(self) -> dict[str, Any]:
@@ -113,7 +115,8 @@ def sentence_transformers(directory: str) -> dict[str, Any]:
     if "Pooling" in kinds:
         pooling = read_json(directory, str(modules[kinds.index("Pooling")].get("path")), "config.json")
         on = {name.removeprefix("pooling_mode_") for name, value in pooling.items() if value is True}
-        on = (on | {str(pooling.get("pooling_mode"))}) & {*_MODES, "cls_token", "max_tokens", "mean_sqrt_len_tokens"}
+        on = {name.removesuffix("_tokens") for name in on} | {str(pooling.get("pooling_mode"))}
+        on &= {*_MODES, *_FOREIGN}
         if len(on) != 1 or not on <= set(_MODES):
             raise UserError(
                 f"{directory!r} pools by {', '.join(sorted(on)) or 'nothing'}; a decoder pools by one of "
@@ -160,7 +163,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def _template(given: Mapping[str, Any], name: str, instructed: bool) -> str:
-    """A prompt with {text} as often as the pooling needs it, and the task filled in; "" where there is none."""
+    """A prompt with {text} as often as the pooling needs it, and the task filled in; "": none."""
     pooling, template = given.get("pooling", "last"), given.get(name, "")
     if name == "query_prompt" and instructed and TASK not in template:
         template = _INSTRUCT
@@ -186,8 +189,8 @@ def _check(settings: LlmSettings, trained: int, window: int) -> None:
         raise UserError(f"length is {settings.length} tokens; give 8 or more")
     if settings.length > trained and not window:
         raise UserError(
-            f"length is {settings.length}, and the model was trained on {trained} tokens; give a smaller one, "
-            f"or window={trained} for LM-Infinite"
+            f"length is {settings.length}, and the model was trained on {trained} tokens; give a smaller "
+            f"one, or window={trained} for LM-Infinite"
         )
     if window > trained:
         raise UserError(f"window is {window}, and the model was trained on {trained} tokens; give no more")
@@ -195,7 +198,7 @@ def _check(settings: LlmSettings, trained: int, window: int) -> None:
         raise UserError("window (LM-Infinite) is for causal attention; leave out attention=bidirectional")
     if window and settings.sinks >= window:
         raise UserError(f"sinks is {settings.sinks}, and the window {window}; give fewer")
-    if settings.batch_tokens < 1 or not math.isfinite(settings.batch_tokens):
-        raise UserError(f"batch_tokens is {settings.batch_tokens}; give 1 or more")
     if settings.attention == BIDIRECTIONAL and settings.pooling in ECHOES:
-        raise UserError(f"pooling={settings.pooling} is for causal attention, where the second copy sees the first")
+        raise UserError(
+            f"pooling={settings.pooling} is for causal attention, where the second copy sees the first"
+        )

@@ -1,4 +1,4 @@
-"""Texts as a decoder reads them: prompts around them, cut to length, the end-of-text token put after the cut."""
+"""Texts as a decoder reads them: prompts around them, cut to length, end-of-text token after the cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from retrieval.index.llm_files import Tokens
 from retrieval.index.llm_settings import TEXT, LlmSettings
 from retrieval.index.torch_encoder import Sequences
-
 
 
 class Reader:

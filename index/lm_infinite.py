@@ -2,11 +2,11 @@
 
 Han et al., "LM-Infinite: Zero-Shot Extreme Length Generalization for Large Language Models" (NAACL 2024),
 section 3. A token sees those less than `window` before it, as ever, and the first `sinks` tokens of its text,
-these at a distance of `window` at most: their keys are taken unrotated and the query is rotated by `window`.
-Where a text is no longer than the window nothing changes. Time and memory grow with the length, not its square.
+these at a distance of `window` at most: their keys are taken unrotated, the query is rotated by `window`. For
+texts no longer than the window nothing changes. Time and memory grow with the length, not with its square.
 
-What differs: the middle tokens that the paper adds for the last query are left out. A last token's vector sees
-the window and the beginning directly, the rest only through the layers below.
+What differs: the middle tokens that the paper adds for the last query are left out. The last token sees the
+window and the beginning directly, the rest only through the layers below.
 """
 
 from __future__ import annotations
@@ -21,10 +21,17 @@ from torch.nn import functional
 from retrieval.errors import UserError
 
 NAME = "retrieval_lm_infinite"
-FAMILIES = frozenset({"gemma", "granite", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3", "starcoder2"})
+FAMILIES = frozenset(
+    {"gemma", "granite", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3", "starcoder2"}
+)
 """model_type of the families whose rotary positions are known here, and tested."""
 
-_FIXED = ("default", "linear", "llama3", "yarn")  # kinds of RoPE whose frequencies do not change with the length
+_FIXED = (
+    "default",
+    "linear",
+    "llama3",
+    "yarn",
+)  # kinds of RoPE whose frequencies do not change with the length
 _CELLS = 1 << 25  # of one block of logits: 128 MB
 
 
@@ -44,7 +51,7 @@ class Lambda:
 def install(module: Any, window: int, sinks: int) -> None:
     """Gives a decoder this attention, by transformers' own registry of attention functions.
 
-    Raises UserError for a family or a kind of positions that it does not know, or layers with a window already.
+    Raises UserError for a family or positions that it does not know, or layers that have a window already.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -64,7 +71,9 @@ def install(module: Any, window: int, sinks: int) -> None:
     AttentionMaskInterface.register(NAME, _padding)
     module.set_attn_implementation(NAME)
     state = Lambda(window, sinks, module.rotary_emb)
-    layers = [layer for layer in module.modules() if hasattr(layer, "is_causal") and hasattr(layer, "layer_idx")]
+    layers = [
+        layer for layer in module.modules() if hasattr(layer, "is_causal") and hasattr(layer, "layer_idx")
+    ]
     for layer in layers:
         layer.lm_infinite = state
     _check(module, state)
@@ -135,14 +144,16 @@ def blockwise(
         weights = torch.cat([far, near], -1).float().softmax(-1).to(query.dtype)
         weights = functional.dropout(weights, dropout, dropout > 0)
         mixed = weights.flatten(2, 3) @ torch.cat([first_value, value[:, :, low:end]], 2)
-        parts.append(mixed.unflatten(2, (group, end - begin)).flatten(1, 2))
+        parts.append(mixed.view(b, kv, group, end - begin, -1).flatten(1, 2))
     return torch.cat(parts, 2)
 
 
 def _logits(query: Tensor, key: Tensor, group: int) -> Tensor:
     """[b, k, g, rows, keys] of queries [b, k * g, rows, d] and keys [b, k, keys, d]."""
-    grouped = query.unflatten(1, (-1, group))
-    return (grouped.flatten(2, 3) @ key.transpose(2, 3)).unflatten(2, (group, query.shape[2]))
+    b, kv, keys, d = key.shape
+    rows = query.shape[2]
+    found = query.reshape(b, kv, group * rows, d) @ key.transpose(2, 3)
+    return found.view(b, kv, group, rows, keys)
 
 
 def _attend(
@@ -197,5 +208,7 @@ def _check(module: nn.Module, state: Lambda) -> None:
     finally:
         state.keys = None
     plain = rotate(key, -torch.arange(9, device=device), state.rotary.inv_freq.float().to(device))
-    if not torch.allclose(plain, plain[:, :, :1].expand_as(plain), rtol=1e-2, atol=1e-2 * float(key.abs().max())):
+    if not torch.allclose(
+        plain, plain[:, :, :1].expand_as(plain), rtol=1e-2, atol=1e-2 * float(key.abs().max())
+    ):
         raise UserError("LM-Infinite does not know how this model rotates its keys; leave out window")

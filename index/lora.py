@@ -1,8 +1,8 @@
 """LoRA: low-rank updates of linear layers, trained alone, merged, saved in the file format of PEFT.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022), section 4.1: y = W x + (alpha/r) B A x
-with A random, B zero at the start. Files are those that PEFT writes (adapter_config.json, adapter_model.safetensors
-with base_model.model.NAME.lora_A.weight), so that adapters go both ways.
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022), section 4.1: y = W x + (alpha/r)
+B A x with A random, B zero at the start. Files are those that PEFT writes (adapter_config.json and
+adapter_model.safetensors with base_model.model.NAME.lora_A.weight), so that adapters go both ways.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
-        update = self.dropout(x).to(self.lora_A.dtype) @ self.lora_A.T @ self.lora_B.T
+        update: Tensor = self.dropout(x).to(self.lora_A.dtype) @ self.lora_A.T @ self.lora_B.T
         return y + (update * self.scaling).to(y.dtype)
 
     def delta(self) -> Tensor:
@@ -109,7 +109,8 @@ def merge_lora(module: nn.Module) -> int:
                 base.weight.copy_((base.weight.float() + layer.delta()).to(base.weight.dtype))
             else:
                 raise UserError(
-                    f"cannot merge LoRA into a {type(base).__name__} ({name}); open the model with quantise=none"
+                    f"cannot merge LoRA into a {type(base).__name__} ({name}); open the model without "
+                    "quantise"
                 )
         _replace(module, name, base)
     return len(layers)

@@ -108,7 +108,13 @@ def tiny_decoder(tmp_path: Path) -> Callable[..., Path]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     def make(
-        family: str = "llama", *, name: str = "", seed: int = 0, bos: bool = True, eos: bool = False, **more: Any
+        family: str = "llama",
+        *,
+        name: str = "",
+        seed: int = 0,
+        bos: bool = True,
+        eos: bool = False,
+        **more: Any,
     ) -> Path:
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(alphabet)}, []))
@@ -120,8 +126,8 @@ def tiny_decoder(tmp_path: Path) -> Callable[..., Path]:
             template = f"{'<s> ' if bos else ''}$A{' </s>' if eos else ''}"
             tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
         shape = {
-            "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+            "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "head_dim": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
             "initializer_range": 0.3, "bos_token_id": 257, "eos_token_id": 258, "pad_token_id": 256,
         }  # fmt: skip
         if family in ("mistral", "starcoder2"):

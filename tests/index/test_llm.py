@@ -50,7 +50,9 @@ def test_bidirectional_is_the_same_padded_or_alone(tiny_decoder: Make) -> None:
     whole = encoder.encode(TEXTS).rows
     alone = np.concatenate([encoder.encode([text]).rows for text in TEXTS])
     assert np.abs(alone - whole).max() < 1e-5
-    causal = open_llm(encoder.identity["model"]["name"] and str(tiny_decoder("qwen3")), {**F32, "pooling": "mean"})
+    causal = open_llm(
+        encoder.identity["model"]["name"] and str(tiny_decoder("qwen3")), {**F32, "pooling": "mean"}
+    )
     assert np.abs(causal.encode(TEXTS).rows - whole).max() > 1e-2
     assert causal.identity != encoder.identity
 
@@ -83,7 +85,9 @@ def test_pooling_by_hand() -> None:
     assert torch.allclose(mean[1], hidden[1, 1:].mean(0))
     weighted = pool(hidden, mask, skip, "weighted-mean")
     assert torch.allclose(weighted[0], (2 * hidden[0, 1] + 3 * hidden[0, 2]) / 5, atol=1e-6)
-    assert torch.allclose(weighted[1], (hidden[1, 1:] * torch.tensor([[1.0], [2], [3], [4]])).sum(0) / 10, atol=1e-6)
+    assert torch.allclose(
+        weighted[1], (hidden[1, 1:] * torch.tensor([[1.0], [2], [3], [4]])).sum(0) / 10, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -97,21 +101,24 @@ def test_every_family_switches(family: str, kernel: str) -> None:
     if family == "gemma2" and kernel == "sdpa":
         pytest.skip("gemma2 caps its logits, which only eager attention can")
     config = AutoConfig.for_model(
-        family, vocab_size=60, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=32, pad_token_id=0, bos_token_id=1,
+        family, vocab_size=60, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        max_position_embeddings=32, pad_token_id=0, bos_token_id=1,
         eos_token_id=2, initializer_range=0.3, **more,
     )  # fmt: skip
     module = AutoModel.from_config(config, attn_implementation=kernel).eval()
     for mode, other in ((CAUSAL, BIDIRECTIONAL), (BIDIRECTIONAL, CAUSAL)):
         set_attention(module, mode)
         check_attention(module, mode, 60)
-        with pytest.raises(UserError, match="does not take effect" if mode == CAUSAL else "no causal decoder"):
+        with pytest.raises(
+            UserError, match="does not take effect" if mode == CAUSAL else "no causal decoder"
+        ):
             check_attention(module, other, 60)
 
 
 def test_self_test_finds_what_was_forgotten(tiny_decoder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The complaints of LLM2Vec's users: silently causal alone without a mask, or with one."""
-    module = open_llm(str(tiny_decoder()), F32).module
+    module: Any = open_llm(str(tiny_decoder()), F32).module
     set_attention(module, BIDIRECTIONAL)
     module.config.is_causal = True  # as for a version of transformers that does not look at it
     with pytest.raises(UserError, match="does not take effect"):
@@ -155,7 +162,10 @@ def test_end_of_text_follows_the_cut(tiny_decoder: Make, eos: bool) -> None:
     """Whatever the tokenizer does itself."""
     encoder = open_llm(str(tiny_decoder(eos=eos)), {**F32, "length": 10})
     found = encoder.prepare(["abcdefghijklmnop", "abc"])
-    assert [encoder.tokens.tokenizer.decode(ids.tolist()) for ids in found.ids] == ["<s>abcdefgh</s>", "<s>abc</s>"]
+    assert [encoder.tokens.tokenizer.decode(ids.tolist()) for ids in found.ids] == [
+        "<s>abcdefgh</s>",
+        "<s>abc</s>",
+    ]
     assert found.tokens.tolist() == [18, 5]
     assert found.dropped.tolist() == [8, 0]
 
@@ -202,13 +212,14 @@ def test_identity_holds_what_changes_vectors(tiny_decoder: Make) -> None:
     model = str(tiny_decoder())
     seen = [json.dumps(open_llm(model, F32).identity, sort_keys=True)]
     for more in (
-        {"pooling": "mean"}, {"pooling": "echo"}, {"attention": "bidirectional"}, {"length": 20}, {"eos": False},
-        {"normalise": False}, {"task": "t"}, {"passage_prompt": "passage: "}, {"window": 40}, {"window": 40, "sinks": 4},
+        {"pooling": "mean"}, {"pooling": "echo"}, {"attention": "bidirectional"}, {"length": 20},
+        {"eos": False}, {"normalise": False}, {"task": "t"}, {"passage_prompt": "passage: "}, {"window": 40},
+        {"window": 40, "sinks": 4},
         {"quantise": "int8"},
     ):  # fmt: skip
         seen.append(json.dumps(open_llm(model, {**F32, **more}).identity, sort_keys=True))
     assert len(set(seen)) == len(seen)
-    again = open_llm(model, {**F32, "batch_tokens": 64, "device": "cpu"})
+    again = open_llm(model, {**F32, "batch": 64, "device": "cpu"})
     assert json.dumps(again.identity, sort_keys=True) == seen[0]
 
 
@@ -217,18 +228,31 @@ def test_bfloat16_and_int8_pass_the_gate(tiny_decoder: Make) -> None:
     exact = open_llm(model, F32).encode(TEXTS).rows
     for more, least in (({"precision": "bfloat16"}, 0.99), ({**F32, "quantise": "int8"}, 0.995)):
         encoder = open_llm(model, more)
-        gate = encoder.runtime["gate"]
+        gate = encoder.runtime["gate"]["min"]
         assert least < gate < 1
         assert 0.99 < (encoder.encode(TEXTS).rows * exact).sum(1).min() < 0.999999
-    assert {p.dtype for p in open_llm(model, {"precision": "bfloat16"}).module.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in open_llm(model, {"precision": "bfloat16"}).module.parameters()} == {
+        torch.bfloat16
+    }
 
 
 def test_gate_refuses(tiny_decoder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retrieval.index import llm_quantise
+    from retrieval.index import gate, llm_precision
 
-    monkeypatch.setattr(llm_quantise, "GATE", 0.9999999)
-    with pytest.raises(UserError, match=r"cosine 0\.99\d\d"):
-        open_llm(str(tiny_decoder()), {**F32, "quantise": "int8"})
+    monkeypatch.setattr(gate, "LEAST", 0.9999999)
+    model = str(tiny_decoder())
+    for params in ({**F32, "quantise": "int8"}, {"precision": "bfloat16"}):
+        with pytest.raises(UserError, match=r"too much: cosine to float32 0\.9\d+ at worst"):
+            open_llm(model, params)
+    monkeypatch.setattr(llm_precision, "bfloat16_pays", lambda: True)
+    exact = open_llm(model, F32)
+    for least, precision in ((0.9999999, "float32"), (0.9, "bfloat16")):
+        monkeypatch.setattr(gate, "LEAST", least)
+        encoder = open_llm(model, {"precision": "auto"})
+        assert encoder.runtime["precision"] == precision
+        assert np.array_equal(encoder.encode(TEXTS).rows, exact.encode(TEXTS).rows) == (
+            precision == "float32"
+        )
 
 
 def test_saved_is_the_same_encoder(tiny_decoder: Make, tmp_path: Path) -> None:
@@ -240,7 +264,9 @@ def test_saved_is_the_same_encoder(tiny_decoder: Make, tmp_path: Path) -> None:
     assert np.array_equal(again.encode(TEXTS, "query").rows, encoder.encode(TEXTS, "query").rows)
     mine, other = ({**dict(each.identity), "model": None} for each in (encoder, again))
     assert mine == other
-    assert json.loads((tmp_path / "saved" / "config.json").read_text())["retrieval"]["trained"] == "on nothing"
+    assert (
+        json.loads((tmp_path / "saved" / "config.json").read_text())["retrieval"]["trained"] == "on nothing"
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").write_text("x")
     with pytest.raises(UserError, match="choose another path"):
@@ -287,15 +313,14 @@ def test_adapter_is_merged_and_named(tiny_decoder: Make, tmp_path: Path) -> None
 
 
 def test_conforms(tiny_decoder: Make) -> None:
-    check = getattr(testing, "check_encoder", None)
-    if check is None:
-        pytest.skip("check_encoder is not there yet")
-    check(open_llm(str(tiny_decoder()), F32))
+    model = str(tiny_decoder())
+    testing.check_encoder(lambda: open_llm(model, F32))
+    testing.check_encoder(lambda: open_llm(model, {**F32, "pooling": "echo"}))
 
 
 def test_wrong_params_are_one_sentence(tiny_decoder: Make) -> None:
     model = str(tiny_decoder())
-    for params, error, words in (
+    cases: list[tuple[dict[str, Any], type[UserError], str]] = [
         ({"poling": "last"}, UnknownName, "pooling"),
         ({"pooling": "cls"}, UnknownName, "last"),
         ({"length": 500}, UserError, "window=128"),
@@ -307,8 +332,9 @@ def test_wrong_params_are_one_sentence(tiny_decoder: Make) -> None:
         ({"query_prompt": "{text} {text}"}, UserError, "echo"),
         ({"pooling": "echo", "query_prompt": "{text}"}, UserError, "twice"),
         ({"quantise": "int4", "device": "cpu"}, UserError, "4-bit"),
-        ({"device": "tpu"}, UserError, "cpu or cuda"),
+        ({"device": "tpu"}, UserError, "cpu, cuda"),
         ({"adapter": "/nowhere"}, UserError, "no adapter"),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for params, error, words in cases:
         with pytest.raises(error, match=words):
             open_llm(model, params)

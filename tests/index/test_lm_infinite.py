@@ -67,14 +67,14 @@ def test_blockwise_is_the_definition(
     before = lm_infinite._CELLS
     lm_infinite._CELLS = rows  # 1: blocks of few rows
     try:
-        found = blockwise(*padded, torch.tensor([start]), state, D**-0.5)
+        found = blockwise(padded[0], padded[1], padded[2], torch.tensor([start]), state, D**-0.5)
     finally:
         lm_infinite._CELLS = before
     assert torch.isfinite(found).all()
     assert float((found[0, :, start : start + n] - expected).abs().max()) < 1e-5
-    wide = dense(
-        query, key.repeat_interleave(HEADS // KV, 0), window, sinks, frequencies, D**-0.5
-    ).softmax(-1) @ value.repeat_interleave(HEADS // KV, 0)
+    wide = dense(query, key.repeat_interleave(HEADS // KV, 0), window, sinks, frequencies, D**-0.5).softmax(
+        -1
+    ) @ value.repeat_interleave(HEADS // KV, 0)
     assert float((wide - expected).abs().max()) < 1e-5
 
 
@@ -87,7 +87,7 @@ def test_equals_full_attention_up_to_the_window(n: int) -> None:
         *rotated, value[None], is_causal=True, enable_gqa=True, scale=D**-0.5
     )
     state = Lambda(16, 3, SimpleNamespace(inv_freq=frequencies))
-    found = blockwise(*rotated, value[None], torch.tensor([0]), state, D**-0.5)
+    found = blockwise(rotated[0], rotated[1], value[None], torch.tensor([0]), state, D**-0.5)
     same = torch.isclose(found, full, atol=1e-5).all(-1).all(1)[0]
     assert same[:17].all()  # the last of them sees token 0, a sink, at a distance of just 16
     assert not same[17:].any()  # beyond it the two are not the same
@@ -99,8 +99,9 @@ def model(family: str, **more: Any) -> Any:
     if family in ("mistral", "starcoder2"):
         more = {"sliding_window": None, **more}
     config = AutoConfig.for_model(
-        family, vocab_size=60, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=HEADS,
-        num_key_value_heads=KV, head_dim=D, max_position_embeddings=64, pad_token_id=0, bos_token_id=1,
+        family, vocab_size=60, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=HEADS, num_key_value_heads=KV, head_dim=D,
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=1,
         eos_token_id=2, initializer_range=0.3, **more,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -31,8 +31,9 @@ def model(family: str = "llama", seed: int = 0, **more: Any) -> Any:
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.for_model(
-        family, vocab_size=60, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        family, vocab_size=60, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         initializer_range=0.2, **more,
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -70,8 +71,9 @@ def test_the_start_changes_nothing_and_only_updates_train() -> None:
 @pytest.mark.parametrize(
     ("family", "targets", "count"),
     [
-        ("llama", "q,v", 4), ("llama", "q,k,v,o,gate,up,down", 14), ("qwen3", "gate,up,down", 6), ("gemma", "o", 2),
-        ("phi3", "q,k,v,gate,up", 4), ("phi", "q,o,up,down", 8), ("llama", "0.self_attn.q_proj", 1),
+        ("llama", "q,v", 4), ("llama", "q,k,v,o,gate,up,down", 14), ("qwen3", "gate,up,down", 6),
+        ("gemma", "o", 2), ("phi3", "q,k,v,gate,up", 4),
+        ("phi", "q,o,up,down", 8), ("llama", "0.self_attn.q_proj", 1),
     ],
 )  # fmt: skip
 def test_targets(family: str, targets: str, count: int) -> None:
@@ -156,7 +158,11 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
         ({"bias": "all"}, good, "biases"),
         ({}, {f"{key}lora_A.weight": torch.zeros(4, 64)}, "half"),
         ({}, {**good, f"{key}lora_A.weight": torch.zeros(4, 32)}, r"\(4, 32\)"),
-        ({}, {"base_model.model.model.layers.9.mlp.up_proj.lora_A.weight": torch.zeros(4, 64)}, "another model"),
+        (
+            {},
+            {"base_model.model.model.layers.9.mlp.up_proj.lora_A.weight": torch.zeros(4, 64)},
+            "another model",
+        ),
     ]
     for config, tensors, words in cases:
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
