@@ -65,7 +65,7 @@ class _Cached(torch.autograd.Function):
         ctx.embed, ctx.chunks, ctx.device, ctx.seed = embed, chunks, device, seed
         ctx.cast = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         parts = []
-        # Without autocast's cache: torch has kept weights that were cast here, outside any graph, for use in one.
+        # Without autocast's cache, which may keep weights cast here, outside any graph, for use in one.
         with torch.autocast(kind, enabled=ctx.cast[0], dtype=ctx.cast[1], cache_enabled=False):
             for at, chunk in enumerate(chunks):
                 with _seeded(device, seed + at):
