@@ -2,9 +2,9 @@
 
 Synthetic vectors of norm 1: clusters in 64 dimensions, turned into --dim, with isotropic noise; queries are
 further vectors of the same kind. Exact search against IndexFlatIP, one query and a batch, and the wrapper of
-each structure against the faiss index inside it at the same effort, in turns, one thread. Times are CPU times of the
-process, medians over the rounds; a ratio is the median over the rounds of ours divided by faiss's. faiss-cpu
-brings an old OpenBLAS that may not know the processor: OPENBLAS_CORETYPE=SkylakeX helps it, and is fair.
+each structure against the faiss index inside it at the same effort, in turns, one thread. Times are CPU times
+of the process, medians over the rounds; a ratio is the median over the rounds of ours divided by faiss's.
+faiss-cpu brings an old OpenBLAS that may not know the processor: OPENBLAS_CORETYPE=SkylakeX helps it, and is fair.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def exact_rows(faiss: Any, vectors: Vectors, queries: Vectors, rounds: int) -> l
     """Single queries (5 a round) and one batch, for each depth."""
     flat = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(vectors)
+    norm = exact.largest_norm_of(vectors)
     singles = [queries[i : i + 1] for i in range(min(5, len(queries)))]
     rows = []
     for k in (min(k, len(vectors)) for k in DEPTHS):
@@ -75,7 +76,7 @@ def exact_rows(faiss: Any, vectors: Vectors, queries: Vectors, rounds: int) -> l
             say(f"exact, {name}, top {k}")
             times = in_turns(
                 {
-                    "ours": lambda asked=asked, k=k: [exact.search(vectors, q, k) for q in asked],  # type: ignore[misc]
+                    "ours": lambda asked=asked, k=k: [exact.search(vectors, q, k, norm=norm) for q in asked],  # type: ignore[misc]
                     "faiss": lambda asked=asked, k=k: [flat.search(q, k) for q in asked],  # type: ignore[misc]
                 },
                 rounds,
@@ -201,8 +202,8 @@ def markdown(results: dict[str, Any]) -> str:
             effort = " ".join(f"{name} {value}" for name, value in point["effort"].items())
             goal = f"{point['wanted']}" if point["reached"] else f"{point['wanted']} not reached"
             rows.append([
-                f"{row['kind']}, {row['documents']:,}", f"{row['cpu']:.0f}", f"{row['bytes'] / 1e6:.1f}", goal,
-                effort, *(f"{point[name]:.3f}" for name in ("recall10", "p50", "faiss", "ratio")),
+                f"{row['kind']}, {row['documents']:,}", f"{row['cpu']:.0f}", f"{row['bytes'] / 1e6:.1f}",
+                goal, effort, *(f"{point[name]:.3f}" for name in ("recall10", "p50", "faiss", "ratio")),
             ])  # fmt: skip
     if rows:
         head = [

@@ -113,8 +113,8 @@ class Ann:
     def load(cls, data: Any, facts: Any, vectors: Vectors, part: str = "ann") -> Ann:
         """The structure of `to_bytes` and its facts, over the vectors it was built from (they may be mapped).
 
-        part: what errors name. Raises CorruptIndex where bytes, facts and vectors do not fit each other. Bytes
-        from anyone are safe to load, though hostile ones may find less. MissingExtra without faiss.
+        part: what errors name. Raises CorruptIndex where bytes, facts and vectors do not fit each other.
+        Bytes from anyone are safe to load, though hostile ones may find less. MissingExtra without faiss.
         """
         n, d = vectors.shape
         if not isinstance(facts, dict) or (facts.get("documents"), facts.get("dim")) != (n, d):
@@ -151,7 +151,7 @@ class Ann:
     ) -> list[Found]:
         """Up to k documents of each query, as exact.search gives them: rows int64[m], scores float32[m].
 
-        effort: instead of recall: {"nprobe"}, {"ef"}, {"refine"} or {"nprobe", "refine"}: see facts["ladder"].
+        effort: instead of recall: {"nprobe"}, {"ef"}, {"refine"} or {"nprobe", "refine"}; see the ladder.
         complete: where the structure finds fewer than there are, exact search answers. Raises UserError.
         """
         if k < 1 or threads < 1:
@@ -173,7 +173,7 @@ class Ann:
         whole = self._exhaustive(effort, wanted, n) or wanted >= living
         few = len(mask.alive) > 0 and (living <= _FEW_ALIVE or share < _LEAST_SHARE.get(self.kind, _SHARE))
         if whole or few or not len(queries):
-            return exact.search(vectors, queries, k, alive=alive, rank=rank, threads=threads)
+            return exact.search(vectors, queries, k, alive=alive, rank=rank, threads=threads, norm=self._norm)
         frozen = exact.read_only(vectors)
         found: list[Found] = []
         for start in range(0, len(queries), _GROUP):
@@ -225,8 +225,8 @@ class Ann:
         self, vectors: Vectors, queries: Vectors, count: int, k: int, effort: Effort, mask: Mask,
         share: float, threads: int,
     ) -> tuple[list[Found], list[int]]:  # fmt: skip
-        """The k best of `count` candidates by their exact scores; the queries for which others could be as good
-        as the last of them, to judge by the products."""
+        """The k best of `count` candidates by their exact scores; the queries for which others could be as
+        good as the last of them, to judge by the products."""
         rows, products = self._candidates(queries, count, effort, mask, share, threads)
         bound = exact.error_bound(queries.shape[1], 1.0, self._norm) * 1.01
         self._asked += len(queries)

@@ -12,6 +12,7 @@ of blocks, in memory that does not depend on n.
 
 from __future__ import annotations
 
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ LANES = 16  # as in exact_kernels.py, which is not imported before it pays
 LARGEST = 1e15  # of an element: products of 65,536 of them stay finite in float32
 _COLD = 1 << 28  # multiplications that numpy does in the time that loading numba takes
 _BLOCK = 8 << 20  # bytes of vectors, and of products, that are worked on together
+_TILE = 2 << 20  # bytes of vectors that are multiplied together: a tenth faster than 8 << 20
 _ROOM = 64 << 20  # bytes of candidates that are kept for the queries worked on together
 _CACHED = 1 << 20  # bytes that stay in the second cache
 _GROUP = 512  # queries at most
@@ -110,12 +112,14 @@ def search(
     threads: int = 1,
     device: str = "cpu",
     compiled: bool | None = None,
+    norm: float | None = None,
 ) -> list[Found]:
     """The k best documents of each query: (rows int64[m], scores float32[m]), m = min(k, documents alive).
 
     vectors float32[n, d] may be a read-only map; queries float32[q, d]; alive and rank as in Mask. Order:
     score descending, then rank descending. threads: of ours; BLAS has its own. device: "cuda" searches there
-    (ExactGpu of exact_gpu.py keeps the vectors there). compiled: None chooses. Neither changes the results.
+    (ExactGpu of exact_gpu.py keeps the vectors there). compiled: None chooses. norm: largest_norm_of the
+    vectors, which saves a batch 5 % of its time. None of these changes the results.
     Raises UserError for k or threads below 1 and arrays that do not fit each other.
     """
     if k < 1 or threads < 1:
@@ -132,7 +136,7 @@ def search(
         compiled = "numba" in sys.modules or len(queries) * vectors.size > _COLD
     if not compiled:
         return [_portable(vectors, query, k, mask) for query in queries]
-    return _compiled(read_only(vectors), queries, k, mask, threads)
+    return _compiled(read_only(vectors), queries, k, mask, threads, norm)
 
 
 def fitting(vectors: Vectors, queries: Vectors, mask: Mask) -> Mask:
@@ -182,7 +186,7 @@ def largest_norm(block: Vectors) -> float:
     """The largest Euclidean norm of the rows, or a little more."""
     squares = np.vecdot(block, block)
     underflow = 1e-18 * block.shape[1]
-    return float(np.sqrt(float(squares.max(initial=0)))) * 1.02 + underflow
+    return math.sqrt(squares.max(initial=0)) * 1.02 + underflow
 
 
 def largest_norm_of(vectors: Vectors) -> float:
@@ -194,7 +198,9 @@ def largest_norm_of(vectors: Vectors) -> float:
 # The compiled paths.
 
 
-def _compiled(vectors: Vectors, queries: Vectors, k: int, mask: Mask, threads: int) -> list[Found]:
+def _compiled(
+    vectors: Vectors, queries: Vectors, k: int, mask: Mask, threads: int, norm: float | None
+) -> list[Found]:
     if few := len(queries) <= _FEW:  # bound by memory: threads share the documents
         work, spans = _scanned, [(0, len(queries), *span) for span in _split(len(vectors), threads, 4096)]
     else:
@@ -203,7 +209,7 @@ def _compiled(vectors: Vectors, queries: Vectors, k: int, mask: Mask, threads: i
         work, spans = _multiplied, [(*span, 0, len(vectors)) for span in _split(len(queries), groups, 1)]
 
     def run(span: tuple[int, int, int, int]) -> list[Found]:
-        return work(vectors, queries[span[0] : span[1]], k, mask, span[2:])
+        return work(vectors, queries[span[0] : span[1]], k, mask, span[2:], norm)
 
     if threads > 1 and len(spans) > 1:
         with ThreadPoolExecutor(threads) as pool:
@@ -224,7 +230,9 @@ def _split(n: int, parts: int, least: int) -> list[tuple[int, int]]:
     return [(a, min(n, a + size)) for a in range(0, n, size)]
 
 
-def _scanned(vectors: Vectors, queries: Vectors, k: int, mask: Mask, span: tuple[int, int]) -> list[Found]:
+def _scanned(
+    vectors: Vectors, queries: Vectors, k: int, mask: Mask, span: tuple[int, int], norm: float | None
+) -> list[Found]:
     from retrieval.index.exact_kernels import scan, scores_of
 
     shape = (len(queries), 2 * k + 64)
@@ -238,7 +246,9 @@ def _scanned(vectors: Vectors, queries: Vectors, k: int, mask: Mask, span: tuple
     return [(rows[i, :n].copy(), scores_of(keys[i], n)) for i, n in enumerate(counts.tolist())]
 
 
-def _multiplied(vectors: Vectors, queries: Vectors, k: int, mask: Mask, span: tuple[int, int]) -> list[Found]:
+def _multiplied(
+    vectors: Vectors, queries: Vectors, k: int, mask: Mask, span: tuple[int, int], norm: float | None
+) -> list[Found]:
     from retrieval.index.exact_kernels import finish, scores_of, sift
 
     q, d = queries.shape
@@ -248,9 +258,9 @@ def _multiplied(vectors: Vectors, queries: Vectors, k: int, mask: Mask, span: tu
     shape = (q, 3 * k + 256)
     keys, rows = np.empty(shape, np.int64), np.empty(shape, np.int64)
     counts, kth = np.zeros(q, np.int64), np.full(q, -np.inf, np.float32)
-    step = max(64, min(4096, _BLOCK // (4 * d)))
+    step = max(64, min(4096, _TILE // (4 * d)))
     products = np.empty((q, step), np.float32)
-    largest = 0.0
+    largest = norm or 0.0
     picked = np.empty(0, np.int64)
     margins = np.zeros(q, np.float32)
     for base in range(*span, step):
@@ -262,7 +272,8 @@ def _multiplied(vectors: Vectors, queries: Vectors, k: int, mask: Mask, span: tu
             if len(picked) < len(block):
                 block = block[picked]
             picked += base
-        largest = max(largest, largest_norm(block))
+        if norm is None:
+            largest = max(largest, largest_norm(block))
         margins[:] = 2 * error_bound(d, norms, largest) * (1 + 2.0**-20)
         out = products[:, : len(block)]
         np.matmul(queries, block.T, out=out)

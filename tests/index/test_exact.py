@@ -84,6 +84,7 @@ def test_equals_brute_force(case: dict[str, Any], threads: int) -> None:
 def test_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch, block: int, queries: int) -> None:
     monkeypatch.setattr(exact, "_BLOCK", block)
     monkeypatch.setattr(exact, "_CACHED", block)
+    monkeypatch.setattr(exact, "_TILE", block)
     monkeypatch.setattr(exact, "_GROUP", 5)
     rng = np.random.default_rng(block + queries)
     vectors = rng.standard_normal((1003, 20)).astype(np.float32)
@@ -93,6 +94,8 @@ def test_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch, block: int, queries
     wanted = [brute(vectors, query, 15, (), ()) for query in asked]
     for compiled in (True, False):
         assert same(exact.search(vectors, asked, 15, compiled=compiled), wanted)
+    norm = exact.largest_norm_of(vectors)
+    assert same(exact.search(vectors, asked, 15, compiled=True, norm=norm), wanted)
 
 
 def test_norms_that_grow_widen_the_bound() -> None:
