@@ -28,6 +28,9 @@ from retrieval.errors import UserError
 from retrieval.index.dense_spec import open_encoder, parse_dense
 from retrieval.progress import Progress
 
+Found = dict[str, dict[str, dict[str, dict[str, float]]]]
+"""Label -> collection -> query id -> measure -> value."""
+
 MEASURE = "nDCG@10"
 MEASURES = (MEASURE, "R@100")
 _CHUNK = 256
@@ -80,20 +83,26 @@ def measure(
     return evaluate(scores, chosen, MEASURES), about
 
 
-def compare(found: dict[str, dict[str, Evaluation]], seed: int = 0) -> dict[str, dict[str, Any]]:
+def compare(found: Found, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Label -> collection -> means, interval, and the margin over the first label with its interval and p."""
     first = next(iter(found))
     figures: dict[str, dict[str, Any]] = {}
     for label, sets in found.items():
         figures[label] = {}
-        for name, evaluation in sets.items():
-            values = evaluation.values[MEASURE]
-            cell: dict[str, Any] = {"n": len(values), "means": evaluation.means}
+        for name, queries in sets.items():
+            values = np.array([one[MEASURE] for one in queries.values()])
+            means = {
+                measure: float(np.mean([one[measure] for one in queries.values()])) for measure in MEASURES
+            }
+            cell: dict[str, Any] = {"n": len(values), "means": means}
             cell["interval"] = list(bootstrap(values, seed=seed)[1:])
-            if label != first and name in found[first]:
-                gap = values - found[first][name].values[MEASURE]
-                cell["margin"] = list(bootstrap(gap, seed=seed))
-                cell["p"] = randomisation(values, found[first][name].values[MEASURE], seed=seed).p
+            base = found[first].get(name)
+            if label != first and base is not None:
+                if list(base) != list(queries):
+                    raise UserError(f"{first} and {label} have other queries of {name}; run them alike")
+                other = np.array([one[MEASURE] for one in base.values()])
+                cell["margin"] = list(bootstrap(values - other, seed=seed))
+                cell["p"] = randomisation(values, other, seed=seed).p
             figures[label][name] = cell
     return figures
 
@@ -118,17 +127,16 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="retrieval.bench.llm_quality", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "specs", nargs="+", metavar="SPEC", help="what --dense takes; the first is the baseline"
-    )
+    parser.add_argument("specs", nargs="+", metavar="SPEC", help="what --dense takes; the first is the base")
     parser.add_argument("--collections", required=True, help="folder of BEIR folders")
     parser.add_argument("--sets", default="scifact,clapnq-dev", help="collections, NAME or NAME@SPLIT")
     parser.add_argument("--queries", type=int, help="at most so many queries a set, drawn by the seed")
     parser.add_argument(
-        "--documents", type=int, help="at most so many documents a set, the judged ones always"
+        "--documents", type=int, help="documents of a set: judged ones, and others up to so many"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--baseline", help="what --json wrote earlier, over the same sets: those come first")
     parser.add_argument("--json", help="file for all figures, per query too")
     settings = parser.parse_args(arguments)
     import torch
@@ -136,8 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(settings.threads)
     names = settings.sets.split(",")
     sets = [read_collection(Path(settings.collections), s, settings.queries, settings.seed) for s in names]
-    found: dict[str, dict[str, Evaluation]] = {}
+    found: Found = {}
     about: dict[str, Any] = {}
+    if settings.baseline:
+        earlier = json.loads(Path(settings.baseline).read_text())
+        found, about = earlier["per_query"], earlier["about"]
     for text in settings.specs:
         spec = parse_dense(text)
         if spec.name in found:
@@ -145,18 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         encoder = open_encoder(spec.model, spec.method, spec.params)
         found[spec.name], about[spec.name] = {}, {"identity": dict(encoder.identity)}
         for each in sets:
-            found[spec.name][each.label], cost = measure(
-                encoder, each, f"{spec.name} {each.label}", settings.documents
-            )
+            worth, cost = measure(encoder, each, f"{spec.name} {each.label}", settings.documents)
+            found[spec.name][each.label] = worth.per_query
             about[spec.name][each.label] = cost
         del encoder
     figures = compare(found, settings.seed)
     sys.stdout.write(markdown(figures))
     if settings.json:
-        per_query = {
-            label: {name: one.per_query for name, one in each.items()} for label, each in found.items()
-        }
-        whole = {"figures": figures, "about": about, "per_query": per_query}
+        whole = {"figures": figures, "about": about, "per_query": found}
         with atomic(settings.json) as write:
             write((json.dumps(whole) + "\n").encode())
 

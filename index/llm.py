@@ -11,6 +11,8 @@ model's tokens do not see the padding, so that it needs no mask.
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,7 @@ from retrieval.index.llm_attention import BIDIRECTIONAL, check_attention, set_at
 from retrieval.index.llm_files import LlmFiles, Tokens, file_hash
 from retrieval.index.llm_pooling import pad, pool
 from retrieval.index.llm_precision import choose_device, narrow
-from retrieval.index.llm_quantise import loader
+from retrieval.index.llm_quantise import has_own_weights, loader, to_dense
 from retrieval.index.llm_save import write_model
 from retrieval.index.llm_settings import LlmSettings, read_params
 from retrieval.index.llm_text import Reader
@@ -91,6 +93,11 @@ class LlmEncoder(TorchEncoder):
         Raises UserError for quantised weights without LoRA, or layers that do not exist.
         """
         rank = int(settings.get("lora", 0))
+        if self.settings.quantise != "none" and not has_own_weights(self.module):
+            raise UserError(
+                "weights that a library quantised take no LoRA that could be merged and saved; open the model "
+                "without quantise, in bfloat16"
+            )
         if rank:
             alpha, targets = settings.get("alpha") or 2 * rank, settings.get("targets") or ALL
             config = LoraConfig(rank, float(alpha), 0.0, str(targets))
@@ -110,16 +117,13 @@ class LlmEncoder(TorchEncoder):
     def save(self, directory: str, **more: Any) -> None:
         """See TorchEncoder.save: a directory in transformers' layout, LoRA merged (here in memory too).
 
-        Raises UserError for weights that are quantised: they would not be the same once they are floats.
+        int8 weights are written as the floats that they stand for. Raises UserError, StorageError.
         """
-        import copy
-
-        if self.settings.quantise != "none" and not lora_layers(self.module):
-            raise UserError("a model opened with quantise is not written; open it without, and save that")
         module = self.module
-        if lora_layers(module):  # training may go on: the merged weights are a copy's
+        if lora_layers(module) or self.settings.quantise != "none":  # of a copy: training may go on
             module = copy.deepcopy(module)
             merge_lora(module)
+            to_dense(module)
         kept = {**self.settings.lasting, "kind": "llm"}
         for name in ("quantise", "task"):  # the task is in the prompt already
             del kept[name]
@@ -189,8 +193,6 @@ def trained_length(config: Mapping[str, Any]) -> int:
 
 def _merge(module: nn.Module, adapter: str) -> dict[str, Any] | None:
     """Loads and merges an adapter; what the identity says of it."""
-    import os
-
     if not adapter:
         return None
     load_lora(module, adapter)

@@ -115,7 +115,9 @@ class LlmFiles:
                 raise MissingExtra("gguf", f"reading {self.gguf!r} needs gguf and accelerate")
         if quantisation is not None:
             more["quantization_config"] = quantisation
-        with _loading(self):
+        with _loading(self), contextlib.ExitStack() as stack:
+            if self.gguf:  # unpacking it draws a bar that has no switch
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             module, found = AutoModel.from_pretrained(
                 self.directory, use_safetensors=True, dtype=dtype, attn_implementation=attention,
                 output_loading_info=True, **more,
@@ -223,8 +225,7 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # unpacking GGUF draws a bar that has no switch
-            yield
+        yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -59,6 +59,24 @@ def to_int8(module: nn.Module) -> int:
     return len(found)
 
 
+def to_dense(module: nn.Module) -> None:
+    """The opposite, in place: linear layers of the floats that the integers stand for."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Int8Linear):
+                dense = nn.Linear(child.in_features, child.out_features, child.bias is not None)
+                with torch.no_grad():
+                    dense.weight.copy_(child.dense())
+                    if child.bias is not None:
+                        dense.bias.copy_(child.bias)
+                setattr(parent, name, dense.to(child.weight.device).requires_grad_(False))
+
+
+def has_own_weights(module: nn.Module) -> bool:
+    """Whether all linear layers are torch's or Int8Linear, not those of a library for few bits."""
+    return getattr(module, "hf_quantizer", None) is None
+
+
 def loader(bits: str, device: torch.device) -> Any:
     """What transformers is to quantise with while it loads: a config, or None where to_int8 does it.
 

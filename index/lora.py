@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from retrieval.diskio import disk_errors, make_directories
 from retrieval.errors import UserError
 from retrieval.index.llm_files import read_json
-from retrieval.index.llm_quantise import Int8Linear
+from retrieval.index.llm_quantise import Int8Linear, to_dense
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TARGETS = {
@@ -100,12 +100,9 @@ def merge_lora(module: nn.Module) -> int:
         base: Any = layer.base
         with torch.no_grad():
             if isinstance(base, Int8Linear):
-                dense = nn.Linear(base.in_features, base.out_features, base.bias is not None)
-                dense.weight.copy_(base.dense() + layer.delta())
-                if base.bias is not None:
-                    dense.bias.copy_(base.bias)
-                base = dense.to(layer.lora_A.device).requires_grad_(False)
-            elif type(base) is nn.Linear:
+                to_dense(layer)
+                base = layer.base
+            if type(base) is nn.Linear:
                 base.weight.copy_((base.weight.float() + layer.delta()).to(base.weight.dtype))
             else:
                 raise UserError(

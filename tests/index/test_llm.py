@@ -199,6 +199,25 @@ def test_prefixes_of_repllama(tiny_decoder: Make) -> None:
     assert decode(encoder.prepare(["x"], "passage").ids[0].tolist()) == "<s>passage: x</s>"
 
 
+def test_prompts_that_leave_no_room(tiny_decoder: Make) -> None:
+    with pytest.raises(UserError, match="takes 14 of 14 tokens"):
+        open_llm(str(tiny_decoder()), {**F32, "length": 14, "query_prompt": "find books: "})
+
+
+def test_many_texts_are_read_in_parts(tiny_decoder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retrieval.index import llm_text
+
+    encoder = open_llm(str(tiny_decoder()), {**F32, "pooling": "mean", "task": "t", "length": 40})
+    texts = [*TEXTS, "x" * 500, "\ud800 alone"]
+    whole = encoder.prepare(texts, "query")
+    monkeypatch.setattr(llm_text, "_CHARS", 10)
+    parts = encoder.prepare(texts, "query")
+    for one, other in zip(whole.ids, parts.ids, strict=True):
+        assert np.array_equal(one, other)
+    for name in ("skip", "tokens", "dropped"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name))
+
+
 def test_every_text_has_a_vector(tiny_decoder: Make) -> None:
     for more in ({"pooling": "mean"}, {"pooling": "mean", "task": "t"}, {"eos": False}, {"pooling": "echo"}):
         encoder = open_llm(str(tiny_decoder(bos=False)), {**F32, **more})
@@ -294,6 +313,22 @@ def test_trained_lora_is_saved_merged(tiny_decoder: Make, tmp_path: Path) -> Non
     again = open_llm(str(tmp_path / "merged"), F32)
     assert np.abs(again.encode(TEXTS).rows - after).max() < 1e-5
     assert np.array_equal(encoder.encode(TEXTS).rows, after)  # training may go on
+
+
+def test_lora_on_int8_is_saved_as_floats(tiny_decoder: Make, tmp_path: Path) -> None:
+    from retrieval.index.lora import lora_layers
+
+    model = str(tiny_decoder())
+    encoder = open_llm(model, {**F32, "quantise": "int8"})
+    with pytest.raises(UserError, match="lora=16"):
+        encoder.trainable({"lora": 0})
+    encoder.trainable({"lora": 4, "targets": "q,v"})  # other layers stay int8
+    for layer in lora_layers(encoder.module).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.3)
+    encoder.save(str(tmp_path / "saved"))
+    again = open_llm(str(tmp_path / "saved"), F32)
+    assert again.identity["quantise"] == "none"
+    assert np.abs(again.encode(TEXTS).rows - encoder.encode(TEXTS).rows).max() < 1e-4
 
 
 def test_adapter_is_merged_and_named(tiny_decoder: Make, tmp_path: Path) -> None:
