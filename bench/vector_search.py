@@ -4,7 +4,8 @@ Synthetic vectors of norm 1: clusters in 64 dimensions, turned into --dim, with 
 further vectors of the same kind. Exact search against IndexFlatIP, one query and a batch, and the wrapper of
 each structure against the faiss index inside it at the same effort, in turns, one thread. Times are CPU times
 of the process, medians over the rounds; a ratio is the median over the rounds of ours divided by faiss's.
-faiss-cpu brings an old OpenBLAS that may not know the processor: OPENBLAS_CORETYPE=SkylakeX helps it, and is fair.
+faiss-cpu brings an old OpenBLAS that may not know the processor: OPENBLAS_CORETYPE=SkylakeX helps it, and is
+fair.
 """
 
 from __future__ import annotations

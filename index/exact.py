@@ -185,7 +185,7 @@ def error_bound(d: int, query_norm: Any, largest_norm: float) -> Any:
 def largest_norm(block: Vectors) -> float:
     """The largest Euclidean norm of the rows, or a little more."""
     squares = np.vecdot(block, block)
-    underflow = 1e-18 * block.shape[1]
+    underflow: float = 1e-18 * block.shape[1]
     return math.sqrt(squares.max(initial=0)) * 1.02 + underflow
 
 
