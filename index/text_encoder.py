@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,26 @@ def open_encoder(path: str, params: Mapping[str, Param]) -> DenseEncoder:
 
     Raises UserError for a directory, file or parameter that is no good; MissingExtra.
     """
-    return TextEncoder(path, read_params(params))
+    wanted = read_params(params)
+    if wanted.backend == "auto":
+        wanted = replace(wanted, backend=_backend(path, wanted))
+    if wanted.backend == "torch":
+        return TextEncoder(path, wanted)
+    from retrieval.index.graph_encoder import GraphEncoder
+
+    return GraphEncoder(path, wanted)
+
+
+def _backend(path: str, params: TextParams) -> str:
+    """The fastest that is installed and takes the model and the device."""
+    config = read_json(read_layout(path).folder, CONFIG) if os.path.isdir(path) else {}
+    if params.precision == "int8":
+        return "onnx"
+    if families.is_packed(config) and params.device in ("auto", "cpu") and not torch.cuda.is_available():
+        for backend, module in (("openvino", "openvino"), ("onnx", "onnxruntime")):
+            if find_spec(module) and not (backend == "onnx" and params.precision == "bfloat16"):
+                return backend
+    return "torch"
 
 
 class TextModule(nn.Module):
