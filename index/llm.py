@@ -95,8 +95,8 @@ class LlmEncoder(TorchEncoder):
         rank = int(settings.get("lora", 0))
         if self.settings.quantise != "none" and not has_own_weights(self.module):
             raise UserError(
-                "weights that a library quantised take no LoRA that could be merged and saved; open the model "
-                "without quantise, in bfloat16"
+                "weights that a library quantised take no LoRA that could be merged and saved; open the "
+                "model without quantise, in bfloat16"
             )
         if rank:
             alpha, targets = settings.get("alpha") or 2 * rank, settings.get("targets") or ALL
