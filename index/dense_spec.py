@@ -15,6 +15,7 @@ from retrieval.index.method import checked_name
 from retrieval.stage import Param
 
 _SPEC = re.compile(r"(?:(?P<name>[^=()/]*)=)?(?P<model>[^()]*)(?:\((?P<params>.*)\))?", re.DOTALL)
+_FORM = "write NAME=DIR(precision=bfloat16, ann=hnsw)"
 KIND = "dense encoder"
 
 
@@ -42,7 +43,10 @@ def parse_dense(text: str) -> DenseSpec:
     try:
         params = parse_params(found["params"] or "")
     except CompositionError as error:
-        raise UserError(f"--dense {text!r}: {error}") from None
+        problem = str(error).partition("; write it like")[0].removeprefix("pipeline ")
+        raise UserError(f"--dense {text!r}: {problem}; {_FORM}") from None
+    if "model" in params:
+        raise UserError(f"--dense {text!r}: {params['model']!r} is no setting with a value; {_FORM}")
     name = found["name"]
     if name is None:
         last = os.path.basename(model.rstrip("/")) or method

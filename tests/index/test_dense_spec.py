@@ -176,3 +176,9 @@ def test_a_hub_id_is_not_fetched_unless_allowed(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(UserError, match="no hub id"):
         fetch("./absent")
     assert [one["local_files_only"] for one in asked] == [True, True, False]
+
+
+@pytest.mark.parametrize("text", ["./a(b)", "./a(length)", 'x=./a("b")', "./a(model=b)"])
+def test_a_setting_without_a_value(text: str) -> None:
+    with pytest.raises(UserError, match=r"no setting with a value; write NAME=DIR\(precision"):
+        parse_dense(text)
