@@ -5,8 +5,8 @@
     pq     4-bit product quantisation, read by fast-scan; above 100,000 vectors in lists
     sq8    8 bits an element; above 100,000 vectors in lists
 
-All are by inner product. Centroids and lists are computed here, in numpy: the BLAS inside faiss-cpu 1.15 does
-not know today's processors and takes up to four times as long, and the result is the same for a seed.
+All are by inner product. Centroids and lists are computed here, in numpy: the BLAS inside faiss-cpu 1.15 may
+not know the processor (3 times as long, measured once), and the result is the same for a seed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def choose(n: int, d: int, memory: int | None = None) -> tuple[str, dict[str, in
     | elements n * d | kind | why (1M x 384, one thread: docs/dense.md) |
     |---|---|---|
     | up to 2**25 | exact | a scan takes milliseconds, and nothing is lost |
-    | more, float32 in half the memory | ivf | built in a tenth of hnsw's time; its products are exact |
+    | more, float32 in half the memory | ivf | a far shorter build than hnsw's; its products are exact |
     | more, a byte an element in half the memory | sq8 | a quarter of ivf's memory, re-scored from the truth |
     | more | pq | an eighth of a byte an element, re-scored from the truth; the lowest recall |
 
