@@ -258,13 +258,18 @@ class _SequenceMixer(nn.Module):
         v = v * x1
         if real is not None:
             v, across = v * real, across * real
-        y = convolve(v, gated) * x2 + convolve(across, residual)
+        y = torch.addcmul(convolve(across, residual), convolve(v, gated), x2.float())
         return cast(Tensor, self.out_linear(y.transpose(1, 2).to(hidden.dtype)))
 
 
 def _short(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """Causal: out[t] = w0 x[t - 2] + w1 x[t - 1] + w2 x[t] + b, in three shifted products."""
     weight, bias = conv.weight[:, 0, :, None], cast(Tensor, conv.bias)
+    if not torch.is_grad_enabled():  # half the time: nothing is copied
+        out = torch.addcmul(bias[:, None], x, weight[:, 2])
+        out[..., 1:].addcmul_(x[..., :-1], weight[:, 1])
+        out[..., 2:].addcmul_(x[..., :-2], weight[:, 0])
+        return out
     padded = functional.pad(x, (2, 0))
     length = x.shape[-1]
     out = torch.addcmul(bias[:, None], x, weight[:, 2])
@@ -285,11 +290,20 @@ class _BlockLinear(nn.Module):
 
     def dense(self) -> Tensor:
         """The same as one matrix [out, in]."""
-        return torch.block_diag(*self.weight.unbind())
+        found: Tensor = torch.block_diag(*self.weight.unbind())  # type: ignore[no-untyped-call]
+        return found
 
     def blocks(self, x: Tensor) -> Tensor:
-        """x [blocks, T, in / blocks] -> [blocks, T, out / blocks], one batched GEMM, without the bias."""
-        return torch.bmm(x, self.weight.transpose(1, 2))
+        """x [blocks, T, in / blocks] -> [blocks, T, out / blocks], without the bias: one batched GEMM.
+
+        On a CPU, where no gradient is wanted, a GEMM each: a quarter faster than the batched one there.
+        """
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return torch.bmm(x, self.weight.transpose(1, 2))
+        out = x.new_empty(*x.shape[:2], self.weight.shape[1])
+        for one, weight, into in zip(x, self.weight, out, strict=True):
+            torch.mm(one, weight.t(), out=into)
+        return out
 
 
 class _FeatureMixer(nn.Module):
@@ -311,6 +325,6 @@ class _FeatureMixer(nn.Module):
         gate, value = both.chunk(2)
         inner = functional.gelu(gate) * value
         # Columns of a block of `both` feed two blocks of wo.
-        inner = inner.unflatten(2, (2, -1)).permute(0, 2, 1, 3).reshape(blocks, len(rows), -1)
+        inner = inner.view(blocks // 2, len(rows), 2, -1).permute(0, 2, 1, 3).reshape(blocks, len(rows), -1)
         out = self.wo.blocks(inner).transpose(0, 1).reshape(rows.shape) + cast(Tensor, self.wo.bias)
         return cast(Tensor, self.layernorm(self.dropout(out) + rows)).view(a.shape)

@@ -189,8 +189,8 @@ class M2BertEncoder(TorchEncoder):
         width = min(padded_length(longest), self.module.config.max_position_embeddings) if masked else longest
         pad = self.files.vocabulary.pad
         grid = np.full((len(lengths), width), pad, np.int64)
-        for row, ids in zip(grid, sequences.ids, strict=True):
-            row[: len(ids)] = ids
+        for row, one in zip(grid, sequences.ids, strict=True):
+            row[: len(one)] = one
         ids = torch.from_numpy(grid).to(self._device)
         real = torch.from_numpy(lengths).to(self._device)
         skip = torch.from_numpy(sequences.skip).to(self._device)

@@ -192,7 +192,8 @@ def _read(file: str) -> Mapping[str, Any]:
 
     try:
         if file.endswith(".safetensors"):
-            return load_file(file)
+            tensors: dict[str, Any] = load_file(file)
+            return tensors
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(

@@ -136,15 +136,16 @@ def spectrum(forward: Tensor, reverse: Tensor, bias: Tensor, length: int) -> Ten
         gap = forward.new_zeros(forward.shape[0], size - 2 * length)
         first = forward[:, :1] + bias[:, None]
         taps = torch.cat([first, forward[:, 1:length], gap, reverse[:, :length].flip(1)], dim=1)
-        return torch.fft.rfft(taps.float())
+        return cast(Tensor, torch.fft.rfft(taps.float()))
 
 
 def convolve(x: Tensor, kernel: Tensor) -> Tensor:
     """float32[B, H, L]: x [B, H, L] convolved with a kernel from `spectrum` of that length."""
     with _float32(x.device):
         size = fast_length(2 * x.shape[-1])
-        product = torch.fft.rfft(x.float(), n=size) * kernel
-        return torch.fft.irfft(product, n=size)[..., : x.shape[-1]]
+        product = torch.fft.rfft(x.float(), n=size)
+        product = product * kernel if torch.is_grad_enabled() else product.mul_(kernel)
+        return cast(Tensor, torch.fft.irfft(product, n=size)[..., : x.shape[-1]])
 
 
 @contextmanager

@@ -67,12 +67,12 @@ def _go_on(files: ModelFiles, settings: Mapping[str, Any]) -> tuple[M2ForPretrai
 
 def _new(files: ModelFiles, settings: Mapping[str, Any]) -> tuple[M2ForPretraining, str]:
     given = {name: settings[name] or value for name, value in NEW.items()}
-    words = None
+    start: dict[str, Tensor] = {}
     if settings["embeddings"] == "start":
-        names = ("embeddings.word_embeddings.weight", "bert.embeddings.word_embeddings.weight")
-        words = next((t for name, t in files.tensors().items() if name in names), None)
-        if words is None:
-            raise UserError(f"{files.path!r} has no word embeddings of a BERT; give --set embeddings=random")
+        start = {name.removeprefix("bert."): tensor for name, tensor in files.tensors().items()}
+    words = start.get("embeddings.word_embeddings.weight")
+    if words is None and settings["embeddings"] == "start":
+        raise UserError(f"{files.path!r} has no word embeddings of a BERT; give --set embeddings=random")
     hidden = settings["hidden"] or (128 if words is None else words.shape[1])
     config = M2Config.from_dict({
         "vocab_size": files.vocabulary.size, "hidden_size": hidden, "num_hidden_layers": given["layers"],
@@ -91,6 +91,10 @@ def _new(files: ModelFiles, settings: Mapping[str, Any]) -> tuple[M2ForPretraini
             )
         with torch.no_grad():
             model.embeddings.word_embeddings.weight[: len(words)].copy_(words[: config.vocab_size])
+            for name in ("token_type_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"):
+                own, theirs = model.embeddings.get_parameter(name), start.get(f"embeddings.{name}")
+                if theirs is not None and theirs.shape == own.shape:
+                    own.copy_(theirs)
     count = sum(parameter.numel() for parameter in model.parameters())
     source = "random words" if words is None else f"the words of {files.path!r}"
     shape = f"{given['layers']} layers of {hidden}, {given['length']:,} tokens, {count:,} parameters"

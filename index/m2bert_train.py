@@ -1,7 +1,7 @@
 """`retrieve train m2bert`: pre-training of an M2-BERT by masked words, on a corpus without labels.
 
 --start is a directory with an M2-BERT, which is trained on (at a greater length if --set length asks for it),
-or with any BERT: then a new M2-BERT gets its tokenizer and, where widths are equal, its word embeddings.
+or with any BERT: then a new M2-BERT gets its tokenizer and, where widths are equal, its embeddings of words.
 
 Published (Saad-Falcon et al., ICML 2024, section 4.1; Fu et al., NeurIPS 2023, appendix): batch 4,096 of 128
 tokens, lr 5e-4 to 8e-4, betas .9 and .98, weight decay 1e-5, warm-up 6 %, linear decay, 30 % of the words

@@ -134,6 +134,9 @@ def test_the_short_filter_is_the_causal_depthwise_convolution() -> None:
     conv = torch.nn.Conv1d(6, 6, 3, padding=2, groups=6)
     x = torch.randn(2, 6, 9)
     torch.testing.assert_close(_short(x, conv), conv(x)[..., :9])
+    with torch.no_grad():  # another path
+        for length in (1, 2, 9):
+            torch.testing.assert_close(_short(x[..., :length], conv), conv(x[..., :length])[..., :length])
 
 
 def test_convolution_stays_in_float32_under_autocast() -> None:
@@ -190,6 +193,14 @@ def test_kernels_of_a_longer_text_serve_a_shorter_one() -> None:
         torch.testing.assert_close(model(ids), alone, atol=1e-6, rtol=1e-6)
 
 
+def test_with_and_without_gradients_is_the_same() -> None:
+    model = tiny()
+    ids, lengths = torch.randint(0, 64, (3, 90)), torch.tensor([90, 3, 41])
+    with torch.no_grad():
+        without = model(ids, lengths)
+    torch.testing.assert_close(model(ids, lengths), without, atol=1e-5, rtol=1e-5)
+
+
 def test_gradients_reach_every_parameter_of_the_filters() -> None:
     model = tiny().train()
     ids = torch.randint(0, 64, (2, 96))
@@ -209,6 +220,9 @@ def test_block_diagonal_equals_dense() -> None:
     x = torch.randn(7, 24, dtype=torch.float64)
     found = layer.blocks(x.view(7, 4, -1).transpose(0, 1)).transpose(0, 1).reshape(7, 48)
     torch.testing.assert_close(found, x @ layer.dense().T, atol=1e-14, rtol=0)
+    with torch.no_grad():  # another path
+        again = layer.blocks(x.view(7, 4, -1).transpose(0, 1)).transpose(0, 1).reshape(7, 48)
+    torch.testing.assert_close(again, found, atol=1e-14, rtol=0)
 
 
 def test_the_feature_mixer_equals_dense_layers() -> None:
