@@ -110,11 +110,14 @@ class Ann:
         return ann_files.to_bytes(self._faiss, self.kind, self._made)
 
     @classmethod
-    def load(cls, data: Any, facts: Any, vectors: Vectors, part: str = "ann") -> Ann:
+    def load(
+        cls, data: Any, facts: Any, vectors: Vectors, part: str = "ann", *, norm: float | None = None
+    ) -> Ann:
         """The structure of `to_bytes` and its facts, over the vectors it was built from (they may be mapped).
 
-        part: what errors name. Raises CorruptIndex where bytes, facts and vectors do not fit each other.
-        Bytes from anyone are safe to load, though hostile ones may find less. MissingExtra without faiss.
+        part: what errors name. norm: largest_norm_of the vectors, where it is known. Raises CorruptIndex
+        where bytes, facts and vectors do not fit each other; bytes from anyone are safe to load, though
+        hostile ones may find less. MissingExtra without faiss.
         """
         n, d = vectors.shape
         if not isinstance(facts, dict) or (facts.get("documents"), facts.get("dim")) != (n, d):
@@ -124,7 +127,8 @@ class Ann:
             raise corrupt(part, "facts.json", f"gives the kind {kind!r} and the options {options!r}")
         check_ladder(facts, part)
         made = ann_files.from_bytes(import_faiss(), data, kind, options, vectors, part)
-        return cls(made, facts, exact.largest_norm_of(vectors), _kept(kind, made, data))
+        norm = exact.largest_norm_of(vectors) if norm is None else norm
+        return cls(made, facts, norm, _kept(kind, made, data))
 
     def effort(self, k: int, recall: float = 0.95) -> Effort:
         """The least effort that reached `recall` when it was measured (at 10 for k up to 10, else at 100);

@@ -87,7 +87,9 @@ class DenseStage(IndexStage):
                 rows, self.depth, alive=mask, rank=rank
             )
             return found
-        return exact.search(part.vectors, rows, self.depth, alive=mask, rank=rank, threads=self._threads)
+        return exact.search(
+            part.vectors, rows, self.depth, alive=mask, rank=rank, threads=self._threads, norm=part.norm
+        )
 
     def _encode(self, queries: Sequence[Query]) -> tuple[NDArray[np.float32], int]:
         made = self.method.query_encoder(self._runtime).encode([query.text for query in queries], "query")

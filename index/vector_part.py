@@ -1,7 +1,7 @@
 """The vectors of one segment on disk: the truth in float32, and a structure above it that may be rebuilt.
 
     vectors.npy    float32[n, dim], row i is document i
-    facts.json     {"documents", "dim"}
+    facts.json     {"documents", "dim", "norm"}: norm is the largest Euclidean norm of a row, or a little more
     encoding.json  what became of the documents' tokens (record_builder.py)
     ann.faiss      an approximate index of faiss, where there is one; ann.json: how it was built, and the
                    recall that was measured then
@@ -12,6 +12,7 @@ trusts who did: a crafted file has a right hash too. Otherwise the vectors are s
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.consistency import corrupt
+from retrieval.index.exact import largest_norm_of
 from retrieval.manifest import DENSE, STRUCTURE_FACTS
 from retrieval.verified import cache_directory
 
@@ -46,6 +48,10 @@ class VectorPart:
         if self.vectors.dtype != np.float32 or self.vectors.shape != (documents, dim):
             raise corrupt(part, VECTORS, f"is not {documents} vectors of {dim} float32 numbers")
         self.dim: int = dim
+        norm = facts.get("norm")
+        if type(norm) is not float or not 0 <= norm < math.inf:
+            raise corrupt(part, FACTS, f"gives norm as {norm!r}")
+        self.norm: float = norm
         self._ann: Ann | None = None
 
     @property
@@ -74,7 +80,7 @@ class VectorPart:
             from retrieval.index.ann import Ann
 
             data = self._source.bytes(f"{self.part}/{STRUCTURE}")
-            self._ann = Ann.load(data, self.structure, self.vectors, self.part)
+            self._ann = Ann.load(data, self.structure, self.vectors, self.part, norm=self.norm)
         return self._ann
 
     def _sha256(self) -> str:
@@ -112,7 +118,8 @@ def write_vectors(part: Part, vectors: NDArray[np.float32], ann: Ann | None) -> 
         file.write(npy_header(np.dtype("<f4"), vectors.shape))
         for start in range(0, len(vectors), _BLOCK):
             file.write(np.ascontiguousarray(vectors[start : start + _BLOCK], "<f4"))
-    part.json(FACTS, {"documents": len(vectors), "dim": vectors.shape[1]})
+    norm = largest_norm_of(vectors)
+    part.json(FACTS, {"documents": len(vectors), "dim": vectors.shape[1], "norm": norm})
     if ann is not None:
         part.bytes(STRUCTURE, ann.to_bytes())
         part.json(STRUCTURE_FACTS, dict(ann.facts))

@@ -288,7 +288,9 @@ def test_damaged_parts(tmp_path: Path) -> None:
 
     VectorPart(Changed(), part, segment.documents).check()
     damaged: list[dict[str, Any]] = [
-        {"facts.json": {"documents": 4, "dim": 8}}, {"facts.json": []}, {"facts.json": {"documents": 5}},
+        {"facts.json": {"documents": 4, "dim": 8, "norm": 1.0}}, {"facts.json": []},
+        {"facts.json": {"documents": 5}},
+        {"facts.json": {"documents": 5, "dim": 8, "norm": -1.0}}, {"facts.json": {"documents": 5, "dim": 8}},
         {"vectors.npy": np.zeros((5, 8))}, {"vectors.npy": np.zeros((5, 7), np.float32)},
     ]  # fmt: skip
     for files in damaged:
