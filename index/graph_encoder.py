@@ -7,6 +7,7 @@ is asked for.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -241,6 +242,8 @@ def _onnxruntime() -> Any:
 
 
 def _openvino() -> Any:
+    # It reports its import and every conversion to its makers through this package, and does without it.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError:

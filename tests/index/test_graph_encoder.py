@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,13 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         opened(tmp_path / "m", backend="onnx", precision="bfloat16")
     assert opened(tmp_path / "e", backend="auto").runtime["backend"] == "torch"
     assert opened(tmp_path / "m", backend="auto").runtime["backend"] == "openvino"
+
+
+def test_openvino_reports_nothing_to_anybody() -> None:
+    pytest.importorskip("openvino")
+    code = (
+        "import sys; from retrieval.index.graph_encoder import _openvino; _openvino(); "
+        "import openvino.tools.ovc.telemetry_utils as used; print(used.tm.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
