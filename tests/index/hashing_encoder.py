@@ -7,6 +7,7 @@ share words are close. As a script it is the command line with that encoder know
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 import zlib
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval import registry
+from retrieval import Index, registry
 from retrieval.encoder import Kind, Vectors
 from retrieval.errors import UserError
 from retrieval.stage import Param
@@ -39,8 +40,8 @@ class Hashing:
         self.length = int(params.get("length", 1000))
         self.raw = bool(params.get("raw", False))
         self.identity: dict[str, Any] = {
-            "encoder": "hashing", "model": {"name": self.log.name, "weights": str(self.salt)}, "dim": self.dim,
-            "length": self.length, "normalise": not self.raw,
+            "encoder": "hashing", "model": {"name": self.log.name, "weights": str(self.salt)},
+            "dim": self.dim, "length": self.length, "normalise": not self.raw,
         }  # fmt: skip
         self.runtime: dict[str, Any] = {"backend": "none", "precision": "float32"}
 
@@ -77,6 +78,37 @@ def install() -> None:
 def remove() -> None:
     """Makes it unknown again."""
     registry._FACTORIES.pop(("dense encoder", "hashing"), None)
+
+
+WORDS = [f"w{i}" for i in range(30)]
+
+
+def corpus(n: int = 60, seed: int = 0) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    return [
+        {"id": f"d{i}", "text": " ".join(rng.choices(WORDS, k=rng.randint(1, 12))), "year": i}
+        for i in range(n)
+    ]
+
+
+def brute(documents: list[dict[str, Any]], query: str, k: int, **params: Any) -> list[tuple[str, float]]:
+    """The k best by inner product, ties by id descending."""
+    encoder = Hashing("/dev/null", params)
+    rows = encoder.encode([d["text"] for d in documents]).rows.astype(np.float64)
+    scores = (rows @ encoder.encode([query], "query").rows[0].astype(np.float64)).astype(np.float32)
+    found = sorted(((float(s), d["id"]) for s, d in zip(scores, documents)), reverse=True)[:k]
+    return [(doc_id, score) for score, doc_id in found]
+
+
+def made(path: Path, documents: list[dict[str, Any]], spec: str = "", **options: Any) -> Index:
+    index = Index.create(path / "index", dense=[f"vec={spec or model(path)}"], **options)
+    index.add(documents)
+    index.commit()
+    return index
+
+
+def hits(index: Index, query: str, k: int = 10, **options: Any) -> list[tuple[str, float]]:
+    return [(hit.doc_id, hit.score) for hit in index.search(query, k, **options)]
 
 
 if __name__ == "__main__":

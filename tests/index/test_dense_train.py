@@ -1,10 +1,11 @@
 """The training task `dense`, with a small encoder: what it learns, draws, masks, refuses, and resumes."""
 
+# ruff: noqa: F811 (fixtures are imported, and named as arguments)
+
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,134 +19,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval import registry
-from retrieval.errors import UnknownName, UserError
-from retrieval.index.dense_data import cut, distinct_batches, joined, teacher_scores
+from retrieval.index.dense_data import distinct_batches, teacher_scores
 from retrieval.index.dense_spec import open_encoder
-from retrieval.index.dense_start import set_dropout
-from retrieval.index.dense_train import DenseTask
-from retrieval.index.torch_encoder import Sequences, TorchEncoder
-from retrieval.index.train_loop import Loop
-from retrieval.index.trainer import TaskOptions, TrainOptions, create_task, train, with_recipe
-
-ROWS, DIM = 97, 12
-
-
-class ToyEncoder(TorchEncoder):
-    """Words hashed to 96 rows, averaged and turned; ids 0 and 1 stand around each text."""
-
-    budget = 64
-
-    def __init__(self, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.module = torch.nn.Sequential(
-            torch.nn.EmbeddingBag(ROWS, DIM, mode="mean"),
-            torch.nn.LayerNorm(DIM),
-            torch.nn.Dropout(0.1),
-            torch.nn.Linear(DIM, DIM),
-        ).requires_grad_(False)
-        self.dim = DIM
-        self.identity: Mapping[str, Any] = {"encoder": "toy", "seed": seed, "normalise": True}
-        self.runtime: Mapping[str, Any] = {}
-        self.batches: list[int] = []
-
-    def prepare(self, texts: Sequence[str], kind: str = "passage") -> Sequences:
-        ids = [
-            np.array([0, *(2 + zlib.crc32(word.encode()) % (ROWS - 2) for word in text.split()), 1], np.int32)
-            for text in texts
-        ]
-        lengths = np.array([len(one) for one in ids], np.int64)
-        return Sequences(ids, np.zeros_like(lengths), lengths, np.zeros_like(lengths))
-
-    def embed(self, sequences: Sequences) -> Any:
-        self.batches.append(len(sequences.ids))
-        ends = np.cumsum([0, *(len(ids) for ids in sequences.ids)])[:-1]
-        flat = torch.from_numpy(np.concatenate(sequences.ids)).long()
-        words, *rest = self.module.children()
-        vectors = words(flat, torch.from_numpy(ends))
-        for layer in rest:
-            vectors = layer(vectors)
-        return torch.nn.functional.normalize(vectors.float(), dim=1)
-
-    def save(self, directory: str, **more: Any) -> None:
-        Path(directory).mkdir(exist_ok=True)
-        weights = {name: tensor.tolist() for name, tensor in self.module.state_dict().items()}
-        (Path(directory) / "weights.json").write_text(json.dumps(weights))
-
-
-TOPICS = [f"t{i}" for i in range(60)]
-
-
-def example(i: int) -> dict[str, Any]:
-    topic = TOPICS[i]
-    filler = [f"w{(i * 7 + j) % 31}" for j in range(5)]
-    return {"query": f"{topic} {filler[2]}", "positive": " ".join([filler[0], topic, *filler[1:]])}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> str:
-    path = tmp_path / "examples.jsonl"
-    path.write_text("".join(json.dumps(example(i)) + "\n" for i in range(60)))
-    return str(path)
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A model directory of the toy."""
-    monkeypatch.setitem(
-        registry._FACTORIES, ("dense encoder", "toy"), lambda path, params: ToyEncoder(params.get("seed", 0))
-    )
-    directory = tmp_path / "toy"
-    directory.mkdir()
-    (directory / "config.json").write_text('{"retrieval": {"kind": "toy"}}')
-    return str(directory)
-
-
-Make = Callable[..., DenseTask]
-
-
-@pytest.fixture
-def make(tmp_path: Path, start: str, data: str) -> Make:
-    """make(out, batch=..., loss=...): a task on the toy and its examples."""
-
-    def task(out: str = "out", **given: Any) -> DenseTask:
-        names = ("batch", "teacher", "held_out", "data", "corpus")
-        of_task = {name: given.pop(name) for name in names if name in given}
-        options = TaskOptions(
-            out=str(tmp_path / out), start=given.pop("start", start), batch=of_task.get("batch", 8),
-            data=of_task.get("data", () if "corpus" in of_task else (data,)),
-            corpus=of_task.get("corpus", ()), held_out=of_task.get("held_out"),
-            teacher=of_task.get("teacher"),
-            settings={name: str(value).lower() for name, value in {"negatives": 3, **given}.items()},
-        )  # fmt: skip
-        made = create_task("dense", options)
-        assert isinstance(made, DenseTask)
-        return made
-
-    return task
-
-
-OPTIONS = TrainOptions(epochs=4, lr=0.02, evaluate_every=6, checkpoint_every=5, keep="last")
-
-
-def weights(out: Path) -> Any:
-    return json.loads((out / "model" / "weights.json").read_text())
-
-
-def first_gradients(task: DenseTask, out: Path, **options: Any) -> list[Any]:
-    """Of one step of the trainer's loop."""
-    chosen = TrainOptions(steps=1, clip=0.0, **options)
-    loop = Loop(task, str(out), chosen, None, lambda: None, lambda _: None)
-    loop.model.train()
-    loop._one_step(loop._batches())
-    return [p.grad.clone() for p in task.model.parameters() if p.grad is not None]
-
-
-def close(found: list[Any], wanted: list[Any], share: float = 1e-5) -> bool:
-    return len(found) == len(wanted) and all(
-        float((a - b).norm()) <= share * float(b.norm()) for a, b in zip(found, wanted)
-    )
-
+from retrieval.index.trainer import TrainOptions, train
+from tests.index.toy_training import (  # noqa: F401
+    DIM,
+    OPTIONS,
+    ROWS,
+    TOPICS,
+    Make,
+    ToyEncoder,
+    close,
+    data,
+    example,
+    first_gradients,
+    make,
+    start,
+    weights,
+)
 
 # --- training -----------------------------------------------------------------------------------------------
 
@@ -384,145 +275,3 @@ def test_a_bert_is_evaluated_and_saved_as_it_was_trained(
     assert np.abs(after - before).max() > 0.01
     np.testing.assert_allclose(seen[-1], after, atol=1e-5)
     assert (tmp_path / "out" / "model" / "modules.json").exists()
-
-
-# --- lengths, dropout, what is trained ----------------------------------------------------------------------
-
-
-def test_lengths_are_cut_in_front_of_the_last_token() -> None:
-    ids = [np.arange(5, dtype=np.int32), np.arange(9, dtype=np.int32)]
-    lengths = np.array([5, 9], np.int64)
-    whole = Sequences(ids, np.array([0, 2], np.int64), lengths, np.array([0, 4], np.int64))
-    assert cut(whole, 0) is whole
-    found = cut(whole, 6)
-    assert [one.tolist() for one in found.ids] == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 8]]
-    assert found.dropped.tolist() == [0, 7]
-    assert found.tokens.tolist() == [5, 9]
-    with pytest.raises(UserError, match="3 tokens leave nothing of a text beside its prompt"):
-        cut(whole, 3)
-    both = joined([whole, found])
-    assert [len(one) for one in both.ids] == [5, 9, 5, 6]
-    assert both.skip.tolist() == [0, 2, 0, 2]
-
-
-def test_queries_and_passages_have_lengths_of_their_own(make: Make) -> None:
-    task = make(query_tokens=3, length=4)
-    assert {len(ids) for ids in task._queries(task.training).ids} == {3}
-    assert {len(ids) for ids in task._passages(np.arange(10)).ids} == {4}
-
-
-def test_dropout_is_what_the_setting_says(make: Make) -> None:
-    def share(task: DenseTask) -> float:
-        return next(part.p for part in task.model.modules() if isinstance(part, torch.nn.Dropout))
-
-    assert share(make("a")) == 0.0
-    assert share(make("b", dropout=0.4)) == 0.4
-    assert share(make("c", dropout=-1)) == 0.1
-
-    class Attention(torch.nn.Module):
-        attention_dropout = 0.0
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention_dropout = 0.1
-
-    attention = Attention()
-    set_dropout(torch.nn.ModuleList([attention]), 0.25)
-    assert attention.attention_dropout == 0.25
-
-
-def test_an_encoder_may_say_what_is_trained(
-    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Mapping[str, Any]] = []
-
-    def trainable(self: ToyEncoder, given: Mapping[str, Any]) -> None:
-        seen.append(given)
-        self.module.get_submodule("3").requires_grad_(True)
-
-    monkeypatch.setattr(ToyEncoder, "trainable", trainable, raising=False)
-    task = make(lora=4, targets="q,v")
-    assert (seen[0]["lora"], seen[0]["targets"]) == (4, "q,v")
-    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
-    train(task, str(tmp_path / "out"), TrainOptions(steps=2, lr=0.1, keep="last"))
-    changed = {name for name, tensor in task.model.state_dict().items() if not tensor.equal(before[name])}
-    assert changed == {"3.weight", "3.bias"}
-    assert task.recipe["lr"] == 1e-4
-
-
-def test_whole_documents_of_a_corpus(tmp_path: Path, make: Make) -> None:
-    corpus = tmp_path / "corpus.jsonl"
-    sentences = [f"Word{j} stands here with {TOPICS[j]} and more." for j in range(50)]
-    records = [
-        {"_id": str(i), "title": f"doc {i}", "text": " ".join([f"Start{i}.", *sentences])} for i in range(8)
-    ]
-    corpus.write_text("".join(json.dumps(record) + "\n" for record in records))
-    whole = make("a", corpus=(str(corpus),), words=0, remove=0, batch=4)
-    lengths = [len(record["text"].split()) for record in whole.prepared.passages]
-    assert len(lengths) == 8
-    assert min(lengths) > 300
-    parts = make("b", corpus=(str(corpus),), remove=0, batch=4)
-    assert len(parts.prepared.passages) > 8
-
-
-# --- what is refused ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"loss": "opl+infonce"}, "opl is learned from pairs"),
-        ({"loss": "infonce+infonce"}, "infonce stands there twice"),
-        ({"loss": "0*infonce"}, "the weight of infonce is a number above 0"),
-        ({"loss": "x*infonce"}, "the weight of infonce is a number above 0"),
-        ({"loss": "prototype"}, "give --teacher DIR"),
-        ({"loss": "kl"}, "need a teacher"),
-        ({"temperature": 0}, "temperature=0.0: give a number above 0"),
-        ({"chunk": -1}, "chunk=-1: give 0 or more"),
-        ({"dropout": 1}, "give a share below 1"),
-        ({"similarity": "l2"}, "similarity=l2: give cosine or dot"),
-        ({"lora": 8}, "this encoder has no lora"),
-        ({"checkpointing": True}, "this encoder has no checkpointing"),
-    ],
-)
-def test_settings_of_no_sense(make: Make, given: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said.replace("+", r"\+").replace("*", r"\*")):
-        make(**given)
-
-
-def test_unknown_names(make: Make) -> None:
-    with pytest.raises(UnknownName, match="infonse"):
-        make(loss="infonse")
-    with pytest.raises(UnknownName, match="temprature"):
-        make(temprature=1)
-
-
-def test_the_model_to_start_from(tmp_path: Path, make: Make, data: str, start: str) -> None:
-    with pytest.raises(UserError, match="name an encoder to start from"):
-        create_task("dense", TaskOptions(out=str(tmp_path / "a"), data=(data,)))
-    assert make(start=f"toy:{start}(seed=5)").facts["start"]["seed"] == 5
-
-
-def test_weights_that_are_not_float32(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trainable(self: ToyEncoder, given: Mapping[str, Any]) -> None:
-        self.module.bfloat16().requires_grad_(True)
-
-    monkeypatch.setattr(ToyEncoder, "trainable", trainable, raising=False)
-    with pytest.raises(UserError, match="are bfloat16; training wants float32"):
-        make()
-
-
-def test_an_encoder_without_torch(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._FACTORIES, ("dense encoder", "toy"), lambda path, params: object())
-    with pytest.raises(UserError, match="does not run on torch and cannot be trained"):
-        make()
-
-
-def test_another_model_or_setting_is_another_training(tmp_path: Path, make: Make, start: str) -> None:
-    options = with_recipe(make(), {"steps": 2})
-    assert options.lr == 2e-5
-    train(make(), str(tmp_path / "out"), options)
-    with pytest.raises(UserError, match="holds a training with other options"):
-        train(make(temperature=0.1), str(tmp_path / "out"), options)
-    with pytest.raises(UserError, match="holds a training with other options"):
-        train(make(start=f"toy:{start}(seed=5)"), str(tmp_path / "out"), options)
