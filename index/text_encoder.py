@@ -95,7 +95,7 @@ class TextEncoder(TorchEncoder):
         self.config = read_json(layout.folder, CONFIG)
         self.kind = str(self.config.get("model_type", "bert"))
         self.device = _device(params.device)
-        self.budget = params.batch or (32768 if self.device.type == "cuda" else 4096)
+        self.budget = params.batch or (32768 if self.device.type == "cuda" else 2048)
         network, width, longest = self._network()
         self.length = _length(params, layout, longest)
         self.tokens = Tokens(layout.folder, self.kind)
