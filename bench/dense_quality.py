@@ -61,10 +61,15 @@ def rank(queries: Rows, documents: Rows, query_ids: Sequence[str], doc_ids: Sequ
     return found
 
 
-def compare(spec: str, folder: Path, *, peer: bool) -> dict[str, Any]:
-    """Every figure of one model and collection: see report()."""
+def compare(spec: str, folder: Path, *, peer: bool, most: int | None = None) -> dict[str, Any]:
+    """Every figure of one model and collection: see report(). most: documents, all judged ones among them."""
     collection = read_collection(folder.parent, folder.name)
     documents = [(d.doc_id, f"{d.title} {d.text}".strip()) for d in open_corpus(str(folder))]
+    if most is not None:
+        judged = {doc for grades in collection.judgements.values() for doc in grades}
+        others = [entry for entry in documents if entry[0] not in judged]
+        step = max(len(others) // max(most - len(judged), 1), 1)
+        documents = [entry for entry in documents if entry[0] in judged] + others[::step]
     doc_ids, query_ids = [d for d, _ in documents], [q.query_id for q in collection.queries]
     texts, asked = [text for _, text in documents], [q.text for q in collection.queries]
     parsed = parse_dense(spec)
@@ -119,11 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="what --dense takes: DIR, or NAME=DIR(precision=...)")
     parser.add_argument("--collections", required=True, help="folder of BEIR folders")
     parser.add_argument("--collection", default="scifact")
+    parser.add_argument("--most", type=int, help="about so many documents, those that are judged among them")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
     parser.add_argument("--json", help="write every figure there")
     settings = parser.parse_args(arguments)
     folder = Path(settings.collections) / settings.collection
-    result = compare(settings.model, folder, peer=not settings.no_peer)
+    result = compare(settings.model, folder, peer=not settings.no_peer, most=settings.most)
     if settings.json:
         Path(settings.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
     sys.stdout.write(report(result))

@@ -35,7 +35,7 @@ class _Linear:
             kind, how = _POINTWISE[self._activation]
             out = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, kind, [], how)
             return cast(Tensor, out)
-        return _EAGER[self._activation](functional.linear(x, self._weight, self._bias))
+        return cast(Tensor, _EAGER[self._activation](functional.linear(x, self._weight, self._bias)))
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """x W' + b + other."""
@@ -83,7 +83,7 @@ class FusedBert:
 
     def __call__(self, packed: Packed) -> Tensor:
         spread = self._bert.spread(packed)
-        x = self._bert.embeddings(packed).to(self._type)
+        x: Tensor = self._bert.embeddings(packed).to(self._type)
         size = x.shape[1:]
         for layer in self._layers:
             mixed = _attend(layer.qkv(x), spread, self._heads)

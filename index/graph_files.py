@@ -46,7 +46,7 @@ class Padded(nn.Module):
         rows, length = ids.shape[0], ids.shape[1]
         tables = bert.embeddings
         first = config.position_offset
-        hidden = tables.word_embeddings(ids) + tables.token_type_embeddings.weight[0]
+        hidden: Tensor = tables.word_embeddings(ids) + tables.token_type_embeddings.weight[0]
         hidden = hidden + tables.position_embeddings.weight[first : first + length]
         hidden = tables.LayerNorm(hidden)
         bias = (mask == 0)[:, None, None, :] * _NEVER

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from retrieval.encoder import Kind
 from retrieval.errors import UserError
 from retrieval.index.dense_spec import open_encoder
+from retrieval.stage import Param
 
 
 class Teacher:
@@ -25,7 +26,7 @@ class Teacher:
         if not os.path.exists(directory):
             raise UserError(f"no teacher {directory!r}; give a directory with an encoder's files")
         precision = "bfloat16" if bf16 else "float32"
-        params = {"precision": precision, "device": device, "normalise": True}
+        params: dict[str, Param] = {"precision": precision, "device": device, "normalise": True}
         self.encoder = open_encoder(directory, params=params)
         self.size = self.encoder.dim
 

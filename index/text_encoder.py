@@ -130,7 +130,7 @@ class TextEncoder(TorchEncoder):
         return foreign, foreign.width, foreign.longest
 
     @cached_property
-    def identity(self) -> Mapping[str, Any]:
+    def identity(self) -> Mapping[str, Any]:  # type: ignore[override]
         """See retrieval.encoder.DenseEncoder; layout: whether the pooling was read or is the usual guess."""
         folder = self.layout.folder
         model = {
@@ -164,7 +164,7 @@ class TextEncoder(TorchEncoder):
         return "+".join(sha256_of(os.path.join(folder, str(part))) for part in parts)
 
     @property
-    def runtime(self) -> Mapping[str, Any]:
+    def runtime(self) -> Mapping[str, Any]:  # type: ignore[override]
         """See retrieval.encoder.DenseEncoder. The first look at it computes the gate, where there is one."""
         return {
             "backend": "torch",

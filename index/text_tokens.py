@@ -108,11 +108,11 @@ class Tokens:
         kept: list[list[NDArray[np.int32]]] = [[] for _ in texts]
         counts = np.zeros(len(texts), np.int64)
         for start, end in _calls(pieces):
-            for number, ids in zip(owner[start:end], self._read(pieces[start:end]), strict=True):
+            for number, found in zip(owner[start:end], self._read(pieces[start:end]), strict=True):
                 wanted = room - int(counts[number])
                 if wanted > 0:
-                    kept[number].append(np.array(ids[:wanted], np.int32))
-                counts[number] += len(ids)
+                    kept[number].append(np.array(found[:wanted], np.int32))
+                counts[number] += len(found)
         head, tail = np.array(self.prefix, np.int32), np.array(self.suffix, np.int32)
         ids = [np.concatenate([head, *parts, tail]) for parts in kept]
         return Tokenised(ids, counts + self.around, np.maximum(counts - room, 0))

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from retrieval.errors import MissingExtra, UserError  # noqa: E402
-from retrieval.index import graph_encoder  # noqa: E402
+from retrieval.index import graph_encoder, graph_files  # noqa: E402
 from retrieval.index.dense_spec import open_encoder  # noqa: E402
 from tests.index.text_models import FOREIGN, TEXTS, write_layout, write_model  # noqa: E402
 
@@ -81,7 +81,7 @@ def test_int8(tmp_path: Path) -> None:
 def test_a_graph_that_computes_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     write_model(tmp_path / "m", "bert", {})
-    right = graph_encoder.export_onnx
+    right = graph_files.export_onnx
 
     def merged(bert: Any, file: str) -> None:
         with torch.no_grad():

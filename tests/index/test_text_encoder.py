@@ -169,9 +169,9 @@ def test_normalisation_follows_similarity(tmp_path: Path) -> None:
     assert dot.identity["normalise"] is False
     lengths = np.linalg.norm(dot.encode(TEXTS).rows, axis=1)
     assert np.abs(lengths - 1).min() > 1e-3
-    facts: dict[str, str]
-    for facts in ({"similarity_fn_name": "cosine"}, {}):
-        write_layout(tmp_path / "m", MEAN, after=(), **facts)
+    cosine: dict[str, Any]
+    for cosine in ({"similarity_fn_name": "cosine"}, {}):
+        write_layout(tmp_path / "m", MEAN, after=(), **cosine)
         rows = opened(tmp_path / "m").encode(TEXTS).rows
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     assert opened(tmp_path / "m", normalise=False).identity["normalise"] is False
@@ -279,3 +279,33 @@ def test_not_finite_is_an_error(tmp_path: Path) -> None:
         encoder.network.embeddings.LayerNorm.weight.fill_(torch.inf)  # type: ignore[operator, union-attr]
     with pytest.raises(UserError, match="not finite"):
         encoder.encode(["a"])
+
+
+@pytest.mark.parametrize("name", ["minilm", "mpnet"])
+def test_real_weights_as_sentence_transformers(weights: Path, name: str) -> None:
+    package = pytest.importorskip("sentence_transformers")
+    if not (weights / name).is_dir():
+        pytest.skip(f"no {name} in {weights}")
+    texts = [
+        "How do vaccines work?",
+        "",
+        "naïve Übergröße 東京 [SEP]x",
+        "A longer passage about the sea. " * 90,
+    ]
+    theirs = package.SentenceTransformer(str(weights / name), device="cpu", local_files_only=True)
+    expected = theirs.encode([text.replace("[SEP]", "") for text in texts])
+    found = opened(weights / name).encode([text.replace("[SEP]", "") for text in texts])
+    np.testing.assert_allclose(found.rows, expected, atol=1e-5)
+    assert found.dropped.tolist()[:3] == [0, 0, 0]
+    assert found.dropped[3] == found.tokens[3] - {"minilm": 256, "mpnet": 384}[name]
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same(tmp_path: Path) -> None:
+    write_model(
+        tmp_path / "m", "bert", {"initializer_range": 0.05, "hidden_size": 64, "intermediate_size": 64}
+    )
+    plain = opened(tmp_path / "m").encode(TEXTS).rows
+    np.testing.assert_allclose(opened(tmp_path / "m", device="cuda").encode(TEXTS).rows, plain, atol=1e-3)
+    narrow = opened(tmp_path / "m", device="cuda", precision="bfloat16")  # through varlen attention
+    assert (narrow.encode(TEXTS).rows * plain).sum(1).min() > 0.99
