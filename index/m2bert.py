@@ -117,8 +117,8 @@ class M2Bert(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """For the trainer: filters at twice the rate and decayed by .1, z at a fiftieth, as published."""
+    def parameter_groups(self, weight_decay: float, filters: float = 1.0) -> list[dict[str, Any]]:
+        """For the trainer: filters decayed by .1 and at `filters` times the rate, z at a fiftieth of it."""
         named = dict(self.named_parameters())
         z = {name for name in named if name.endswith(".pos_emb.z")}
         mlps = {name for name in named if ".implicit_filter" in name}
@@ -126,7 +126,7 @@ class M2Bert(nn.Module):
         return [
             {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
-            {"params": [named[name] for name in sorted(mlps)], "weight_decay": 0.1, "rate": 2.0},
+            {"params": [named[name] for name in sorted(mlps)], "weight_decay": 0.1, "rate": filters},
             {"params": [named[name] for name in sorted(z)], "weight_decay": 0.0, "rate": 0.02},
         ]
 
@@ -176,8 +176,8 @@ class M2ForPretraining(nn.Module):
         return functional.linear(hidden, self.bert.embeddings.word_embeddings.weight, self.cls.bias)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Those of the encoder, and the head's among them."""
-        groups = self.bert.parameter_groups(weight_decay)
+        """Those of the encoder with filters at twice the rate, as published, and the head's among them."""
+        groups = self.bert.parameter_groups(weight_decay, 2.0)
         for parameter in self.cls.parameters():
             groups[0 if parameter.ndim >= 2 else 1]["params"].append(parameter)
         return groups

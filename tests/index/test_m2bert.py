@@ -158,7 +158,7 @@ def test_kernels_are_made_once_and_anew_when_weights_change() -> None:
         model(ids[:, :20])
         model(ids)
         assert model.kernels.made == 1
-        model.encoder.layers()[1].attention.filter_fn.implicit_filter[6].weight.mul_(2)
+        model.get_parameter("encoder.layer.1.attention.filter_fn.implicit_filter.6.weight").mul_(2)
         after = model(ids)
         assert model.kernels.made == 2
         assert not torch.allclose(before, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def test_saves_what_opens_as_the_same_encoder(opened: Callable[..., Any], tmp_pa
     again = open_encoder(str(tmp_path / "saved"))
     np.testing.assert_array_equal(again.encode(TEXTS).rows, encoder.encode(TEXTS).rows)
     assert {**again.identity, "model": 0} == {**encoder.identity, "model": 0}
-    assert again.files.settings["trained_on"] == "nothing"
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["retrieval"]["trained_on"] == "nothing"
 
 
 def test_prompts_of_the_configuration_are_put_in_front(tmp_path: Path, m2bert_models: Any) -> None:

@@ -82,7 +82,8 @@ def test_converts_what_composer_saves_and_a_half_precision_file(tmp_path: Path, 
 def test_the_frequencies_of_a_filter_stay_one_parameter(tmp_path: Path, m2bert_models: Any) -> None:
     model = open_model(ModelFiles.open(m2bert_models.directory(tmp_path / "m")))
     for each in (f for layer in model.encoder.layers() for f in layer.attention.filters()):
-        sines = [mlp[at].freq for mlp in (each.implicit_filter, each.implicit_filter_rev) for at in (1, 3, 5)]
+        mlps = (each.implicit_filter, each.implicit_filter_rev)
+        sines = [mlp.get_parameter(f"{at}.freq") for mlp in mlps for at in (1, 3, 5)]
         assert len({sine.data_ptr() for sine in sines}) == 1
     clashing = model.state_dict()
     clashing["encoder.layer.0.attention.filter_fn.implicit_filter.3.freq"] = torch.zeros(1, 8)

@@ -126,7 +126,14 @@ def task(
     return make
 
 
-OPTIONS = {"steps": 6, "lr": 1e-2, "checkpoint_every": 2, "warmup": 0.1, "threads": 1, "device": "cpu"}
+OPTIONS: dict[str, Any] = {
+    "steps": 6,
+    "lr": 1e-2,
+    "checkpoint_every": 2,
+    "warmup": 0.1,
+    "threads": 1,
+    "device": "cpu",
+}
 
 
 @pytest.mark.parametrize("pad", ["masked", "faithful"])
