@@ -69,10 +69,10 @@ def open_encoder(model: str, method: str = "", params: Mapping[str, Param] | Non
 
 def detect(path: str) -> str:
     """The method that a model's files ask for: m2bert, llm, or bert for every other encoder."""
-    if path.endswith(".gguf"):
+    if _is_gguf(path):
         return "llm"
-    configured = os.path.isfile(os.path.join(path, "config.json"))
-    if not configured and os.path.isdir(path) and any(n.endswith(".gguf") for n in os.listdir(path)):
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if "config.json" not in names and ("adapter_config.json" in names or any(map(_is_gguf, names))):
         return "llm"
     config = _config(os.path.join(path, "config.json"))
     settings = config.get("retrieval")
@@ -84,6 +84,10 @@ def detect(path: str) -> str:
     architectures = config.get("architectures")
     first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     return "llm" if first.endswith("ForCausalLM") else "bert"
+
+
+def _is_gguf(name: str) -> bool:
+    return name.endswith(".gguf")
 
 
 def _config(file: str) -> dict[str, Any]:

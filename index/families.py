@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from retrieval.errors import UserError
 from retrieval.index.bert import Bert, BertConfig
@@ -119,11 +120,22 @@ def load(kind: str, tensors: Mapping[str, Tensor], shape: BertConfig, source: st
         renamed[own] = tensor
     if not family.types:
         renamed[_TYPES] = torch.zeros(1, shape.hidden_size)
-    with torch.device("meta"):
+    with _Unstarted():
         bert = Bert(shape)
-    bert.to_empty(device="cpu")
     fill(bert, renamed, source)
     return bert.eval().requires_grad_(False)
+
+
+class _Unstarted(TorchFunctionMode):
+    """Leaves new weights as they lie in memory: a file fills them anyway.
+
+    (The device "meta" does so too, but its random draws import torch's compiler: 3 seconds.)
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def stored(kind: str, bert: Bert) -> dict[str, Tensor]:
