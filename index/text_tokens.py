@@ -121,6 +121,16 @@ class Tokens:
         """Tokens of a text without the special ones."""
         return sum(len(ids) for ids in self._read(_pieces(clean(text))))
 
+    def offsets(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """(start, end) of each token in characters of its text, shape (tokens, 2); no special tokens.
+
+        Raises UserError where the tokenizer is one of transformers' slow ones, which do not know.
+        """
+        if self._fast is None:
+            raise UserError(f"the tokenizer of {self.folder!r} knows no offsets; save it as a tokenizer.json")
+        found = self._fast.encode_batch([clean(text) for text in texts], add_special_tokens=False)
+        return [np.array(each.offsets, np.int64).reshape(-1, 2) for each in found]
+
     def _read(self, texts: list[str]) -> list[list[int]]:
         if self._fast is not None:
             return [e.ids for e in self._fast.encode_batch_fast(texts, add_special_tokens=False)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,11 @@ class Vocabulary:
         """(start, end, id) of each token, in characters of the text."""
         encoding = self._tokenizer.encode(_clean(text), add_special_tokens=False)
         return [(*place, number) for place, number in zip(encoding.offsets, encoding.ids)]
+
+    def offsets(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """(start, end) of each token in characters of its text, shape (tokens, 2)."""
+        found = self._tokenizer.encode_batch([_clean(text) for text in texts], add_special_tokens=False)
+        return [np.array(each.offsets, np.int64).reshape(-1, 2) for each in found]
 
     @cached_property
     def index_stop(self) -> frozenset[int]:

@@ -1,1 +1,1 @@
-"""Long documents: blocks, and what aggregates their scores. Nothing is in here yet."""
+"""Long documents: blocks of sentences, windows or structure. SMITH and aggregation are not in here yet."""

@@ -23,6 +23,9 @@ _FACTORIES: dict[tuple[str, str], Factory] = {}
 
 # Modules of this package that register what stands in front of them, imported when it is first asked for.
 _BUILT_IN = {
+    ("block splitter", "sentences"): "retrieval.longdoc.blocks",
+    ("block splitter", "structure"): "retrieval.longdoc.blocks",
+    ("block splitter", "windows"): "retrieval.longdoc.blocks",
     ("dense encoder", "bert"): "retrieval.index.text_encoder",
     ("dense encoder", "llm"): "retrieval.index.llm",
     ("dense encoder", "m2bert"): "retrieval.index.m2bert_encoder",
