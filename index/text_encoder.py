@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retrieval.encoder import DenseEncoder, Kind
+from retrieval.encoder import DenseEncoder, Kind, Vectors
 from retrieval.errors import UserError
 from retrieval.index import families, gate, text_save
 from retrieval.index.bert import Bert
@@ -212,6 +212,17 @@ class TextEncoder(TorchEncoder):
         """What makes token states: Bert, or Foreign."""
         network: nn.Module = self.module.network  # type: ignore[assignment]
         return network
+
+    def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
+        """See retrieval.encoder.DenseEncoder. params.threads is torch's number of threads meanwhile."""
+        before = torch.get_num_threads()
+        try:
+            if self.params.threads:
+                torch.set_num_threads(self.params.threads)
+            return super().encode(texts, kind)
+        finally:
+            if self.params.threads:
+                torch.set_num_threads(before)
 
     def prepare(self, texts: Sequence[str], kind: Kind = "passage") -> Sequences:
         """Texts as the network reads them."""

@@ -272,6 +272,22 @@ def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [5, 2, 3, 1, 2]
 
 
+def test_threads_are_for_one_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "m", "bert", {})
+    encoder = opened(tmp_path / "m", threads=3)
+    before, seen = torch.get_num_threads(), []
+    embed = encoder.embed
+
+    def looks(sequences: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return embed(sequences)
+
+    monkeypatch.setattr(encoder, "embed", looks)
+    encoder.encode(["a"])
+    assert seen == [3]
+    assert torch.get_num_threads() == before
+
+
 def test_not_finite_is_an_error(tmp_path: Path) -> None:
     write_model(tmp_path / "m", "bert", {})
     encoder = opened(tmp_path / "m")
