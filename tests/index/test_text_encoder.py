@@ -169,9 +169,8 @@ def test_normalisation_follows_similarity(tmp_path: Path) -> None:
     assert dot.identity["normalise"] is False
     lengths = np.linalg.norm(dot.encode(TEXTS).rows, axis=1)
     assert np.abs(lengths - 1).min() > 1e-3
-    cosine: dict[str, Any]
-    for cosine in ({"similarity_fn_name": "cosine"}, {}):
-        write_layout(tmp_path / "m", MEAN, after=(), **cosine)
+    for said in ("cosine", None):
+        write_layout(tmp_path / "m", MEAN, after=(), similarity_fn_name=said)
         rows = opened(tmp_path / "m").encode(TEXTS).rows
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     assert opened(tmp_path / "m", normalise=False).identity["normalise"] is False
