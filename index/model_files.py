@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from retrieval.diskio import disk_errors, make_directories, sync_directory
-from retrieval.errors import MissingExtra, UserError
+from retrieval.errors import MissingExtra, UserError, is_memory
 from retrieval.index.vocabulary import FILES, Vocabulary
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def read_tensors(file: str) -> dict[str, Tensor]:
         with safetensors.safe_open(file, framework="pt") as opened:
             raw = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError) as error:
+        if is_memory(error):
+            raise MemoryError(f"no memory for {file!r}") from error
         raise UserError(f"{file!r} is damaged or cut short ({error}); copy it again") from error
     tensors = {}
     for name, tensor in raw.items():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retrieval.encoder import Kind, Vectors
-from retrieval.errors import StorageError, UserError
+from retrieval.errors import StorageError, UserError, is_memory
 from retrieval.index.packed import plan_batches
 
 
@@ -90,7 +90,7 @@ class TorchEncoder:
                     f"the GPU has no memory for one text of {longest} tokens; give device=cpu or a length"
                 ) from error
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not _is_memory(error):
+            if not is_memory(error):
                 raise
             tokens = sum(len(sequences.ids[int(i)]) for i in batch)
             raise StorageError(
@@ -100,8 +100,3 @@ class TorchEncoder:
         half = len(batch) // 2
         self._fill(rows, sequences, batch[:half])
         self._fill(rows, sequences, batch[half:])
-
-
-def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch's allocator on the CPU raised it."""
-    return any(sign in str(error) for sign in ("not enough memory", "DefaultCPUAllocator", "bad_alloc"))

@@ -16,8 +16,10 @@ from importlib import import_module
 from typing import Any
 
 from retrieval.cli_parser import Parser
-from retrieval.errors import RetrievalError, UserError, suggest
+from retrieval.errors import RetrievalError, UserError, is_memory, suggest
 from retrieval.render import columns, printable
+
+_NO_MEMORY = "error: out of memory; close other programs, or lower the budget: --memory 512MB"
 
 # Verb -> its module and function (whose options are read by FUNCTION_options), and what it does.
 VERBS = {
@@ -65,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RetrievalError as error:
         return _fail(f"error: {error}", error.exit_code, debug)
     except MemoryError:
-        return _fail(
-            "error: out of memory; close other programs, or lower the budget: --memory 512MB", 5, debug
-        )
+        return _fail(_NO_MEMORY, 5, debug)
     except OSError as error:
         from retrieval.diskio import storage_error
 
@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(named).replace("cannot write 'the output'", "cannot write to standard output")
         return _fail(f"error: {message}", named.exit_code, debug)
     except Exception as error:  # noqa: BLE001  (the last resort: a person sees a message, not a traceback)
+        if is_memory(error):
+            return _fail(_NO_MEMORY, 5, debug)
         what = f"{type(error).__name__}: {error}"
         return _fail(
             f"error: this is a defect in retrieve: {what}\nrun it again with --debug and report it", 1, debug

@@ -103,6 +103,20 @@ class StorageError(RetrievalError):
     exit_code = 5
 
 
+_NO_MEMORY = (
+    "not enough memory",  # torch on a CPU
+    "DefaultCPUAllocator",
+    "bad_alloc",  # C++
+    "Cannot allocate memory",  # the system, mapping a file
+    "failed to map segment",  # the loader, of a library
+)
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether memory ran out, whatever the type of the error in which a library says so."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'bm25'?` for the nearest of the first 1000 known names, or an empty string."""
     from difflib import get_close_matches  # slow to import, and seldom needed

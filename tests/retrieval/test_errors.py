@@ -8,7 +8,7 @@ import re
 import pytest
 
 from retrieval import errors
-from retrieval.errors import BadLine, MissingExtra, RetrievalError, UnknownName, suggest
+from retrieval.errors import BadLine, MissingExtra, RetrievalError, UnknownName, is_memory, suggest
 
 CODES = {
     "RetrievalError": 1,
@@ -71,3 +71,18 @@ def test_errors_survive_copying_as_between_processes(error: RetrievalError) -> N
 def test_suggest_ignores_case_and_far_names() -> None:
     assert suggest("BM25", ["bm25", "tilde"]) == "did you mean 'bm25'?"
     assert suggest("smith", ["bm25", "tilde"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (RuntimeError("unable to mmap 90868376 bytes: Cannot allocate memory (12)"), True),
+        (RuntimeError("shape mismatch"), False),
+        (OSError("No such file or directory"), False),
+    ],
+)
+def test_memory_that_ran_out_is_told_from_other_errors(error: Exception, memory: bool) -> None:
+    assert is_memory(error) is memory
