@@ -24,7 +24,7 @@ class Block(NamedTuple):
     start, end: characters of the document's text. dropped: of a sentence that was cut off (compat), or of
     what follows the last block that `max_blocks` allows; 0 otherwise (but for a character that has more
     tokens than a block holds). tokens and dropped of a document's blocks add up to the tokens of the text,
-    the overlap of windows aside.
+    but for the overlap of windows and what would be a block of white space alone.
     """
 
     start: int
@@ -145,9 +145,9 @@ def _split(table: TokenTable, first: int, last: int, capacity: int) -> Iterator[
 
 
 def _windows(table: TokenTable, capacity: int, overlap: int) -> Iterator[Span]:
-    first, size = 0, len(table)
+    first, last, size = 0, 0, len(table)
     while first < size:
-        last = table.cut(first, size, capacity)
+        last = table.cut(first, size, capacity, last)
         yield first, last
         if last == size:
             return
@@ -175,15 +175,17 @@ def _finish(table: TokenTable, spans: Iterable[Span], capacity: int, max_blocks:
     blocks: list[Block] = []
     reached = 0
     for first, last in spans:
-        if len(blocks) == max_blocks:
-            blocks[-1] = blocks[-1]._replace(dropped=blocks[-1].dropped + len(table) - reached)
-            break
         tokens = min(last - first, capacity)
         start, end = table.place(first), table.place(last)
         if tokens < last - first:
             end = int(table.ends[first + tokens - 1])
         part = table.text[start:end]
         start, end = start + len(part) - len(part.lstrip()), start + len(part.rstrip())
+        if start >= end:
+            continue  # byte-level vocabularies have tokens of white space alone
+        if len(blocks) == max_blocks:
+            blocks[-1] = blocks[-1]._replace(dropped=blocks[-1].dropped + len(table) - reached)
+            break
         blocks.append(Block(start, end, tokens, last - first - tokens))
         reached = last
     return blocks

@@ -53,8 +53,8 @@ class TokenTable:
         """How many tokens end at or before a character: the cut that stands there."""
         return int(np.searchsorted(self.ends, place, "right"))
 
-    def cut(self, first: int, last: int, room: int) -> int:
-        """Where tokens first to last are cut so that at most `room` stand before the cut.
+    def cut(self, first: int, last: int, room: int, behind: int = 0) -> int:
+        """Where tokens first to last are cut, later than `behind`, so that at most `room` stand before it.
 
         At the last white space in the second half of the room, so that a word stays whole and its tokens the
         same; else at the last sound cut; else, where one character has more tokens than `room`, behind it.
@@ -62,6 +62,7 @@ class TokenTable:
         if last - first <= room:
             return last
         for allowed, low in ((self.spaced, first + room // 2 + 1), (self.sound, first + 1)):
+            low = max(low, behind + 1)
             found = np.flatnonzero(allowed[low : first + room + 1])
             if len(found):
                 return low + int(found[-1])
