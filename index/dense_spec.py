@@ -15,6 +15,10 @@ from retrieval.index.method import checked_name
 from retrieval.stage import Param
 
 _SPEC = re.compile(r"(?:(?P<name>[^=()/]*)=)?(?P<model>[^()]*)(?:\((?P<params>.*)\))?", re.DOTALL)
+_DECODERS = (  # whose files may name the bare network, without its language model
+    "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "opt", "phi",
+    "phi3", "qwen2", "qwen3", "smollm3", "starcoder2",
+)  # fmt: skip
 _FORM = "write NAME=DIR(precision=bfloat16, ann=hnsw)"
 KIND = "dense encoder"
 
@@ -83,7 +87,8 @@ def detect(path: str) -> str:
         return "m2bert"
     architectures = config.get("architectures")
     first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    return "llm" if first.endswith("ForCausalLM") else "bert"
+    bare = config.get("model_type") in _DECODERS and "modules.json" not in names
+    return "llm" if first.endswith("ForCausalLM") or bare else "bert"
 
 
 def _is_gguf(name: str) -> bool:
