@@ -160,6 +160,7 @@ def test_bad_input(split: Any, text: str, tokenizer: Tokenizer, tokens: int | No
 def test_texts_without_tokens_have_no_blocks(split: Any) -> None:
     assert split(["", " \n\t ", "\x00", "a"], pieces, 5) == [[], [], [], [Block(0, 1, 1)]]
     assert split([], pieces, 5) == []
+    assert split(["\n", "a\n\nb"], octets, 1) == [[], [Block(0, 1, 1), Block(3, 4, 1)]]
 
 
 def test_compat_cuts_a_long_sentence_and_says_what_is_lost() -> None:
@@ -169,6 +170,26 @@ def test_compat_cuts_a_long_sentence_and_says_what_is_lost() -> None:
     ]
     split = [Block(0, 8, 2), Block(9, 23, 5), Block(24, 45, 5)]
     assert sentences([text], words, 5) == [split]
+    (blocks,) = sentences([text], words, 5, compat=True, max_blocks=2)
+    assert blocks == [Block(0, 8, 2), Block(9, 23, 5, 3 + 2)]
+
+
+def test_where_a_long_sentence_is_cut() -> None:
+    text = "x" * 18 + " " + "y" * 60 + " z"  # 6, 20 and 1 tokens
+    spans = [(0, 18), (19, 49), (49, 79), (80, 81)]
+    (blocks,) = sentences([text], pieces, 10)
+    assert [(block.start, block.end) for block in blocks] == spans
+    (blocks,) = sentences(
+        ["x " + "y" * 60], pieces, 10
+    )  # white space in the first half of the room does not count
+    assert [block.tokens for block in blocks] == [10, 10, 1]
+
+
+def test_windows_go_on_where_white_space_makes_them_short() -> None:
+    (blocks,) = windows(["x" * 18 + " " + " ".join(["y" * 18] * 49)], pieces, 10, overlap=8)
+    assert [block.tokens for block in blocks] == [6] * 50
+    (blocks,) = windows([". . . Ann Lee: "], pieces, 4, overlap=3)
+    assert [(block.start, block.end) for block in blocks] == [(0, 9), (2, 13), (4, 14)]
 
 
 @pytest.mark.parametrize("split", SPLITTERS)
