@@ -6,7 +6,12 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from sentencex import get_sentence_boundaries  # type: ignore[import-untyped]
+try:
+    from sentencex import get_sentence_boundaries
+except ImportError as error:
+    from retrieval.errors import MissingExtra
+
+    raise MissingExtra("long", "splitting texts into sentences") from error
 
 from retrieval.index.text_tokens import clean
 

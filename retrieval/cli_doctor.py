@@ -19,6 +19,7 @@ _EXTRAS = {  # extra -> the modules that it brings
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
     "gguf": ("gguf", "accelerate"),
+    "long": ("sentencex",),
     "lowbit": ("bitsandbytes",),
 }
 _FLAGS = (
