@@ -78,7 +78,7 @@ class Ann:
         chosen = defaults(kind, n, d) if kind != "auto" else {}
         if kind == "auto":
             kind, chosen = choose(n, d, memory)
-        if kind == "exact" or not n:
+        if kind == "exact" or n < (16 if kind == "pq" else 1):  # it has as many code words
             return None
         for name, value in (options or {}).items():
             if name not in chosen or type(value) is not int or value < 0:

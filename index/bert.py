@@ -84,6 +84,9 @@ class BertConfig:
                 bound = "" if low is None else f" of at least {low}"
                 raise UserError(f"config.json: {field.name} is {value!r}; it must be {field.type}{bound}")
         made = cls(**values)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not getattr(made, name) <= 1:
+                raise UserError(f"config.json: {name} is {getattr(made, name)!r}; it must be a share of 1")
         if made.hidden_act not in _ACTIVATIONS:
             known = ", ".join(_ACTIVATIONS)
             raise UserError(f"config.json: unknown hidden_act {made.hidden_act!r}; known: {known}")

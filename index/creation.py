@@ -16,6 +16,9 @@ def make_methods(
     sparse: Sequence[str] | None, dense: Sequence[str], *, analyzer: str, compact: bool
 ) -> dict[str, Method]:
     """Name -> method of a new index. Raises UserError, UnknownName, MissingExtra."""
+    for given in (sparse, dense):
+        if isinstance(given, str):
+            raise UserError(f"representations come in a list; write [{given!r}]")
     if sparse is None:
         sparse = () if dense else ("bm25",)
     specs: list[Spec | DenseSpec] = [*map(parse_spec, sparse), *map(parse_dense, dense)]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from retrieval.encoder import DenseEncoder
-from retrieval.errors import UserError
+from retrieval.errors import CorruptIndex, UserError
 from retrieval.index.dense_spec import DenseSpec, open_encoder
 from retrieval.index.method import Method
 from retrieval.manifest import DENSE
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from retrieval.stage import Param
 
 KINDS = ("auto", "exact", "ivf", "hnsw", "pq", "sq8")
+_SETTINGS = {
+    "source": str, "method": str, "params": dict, "identity": dict, "runtime": dict, "structure": dict,
+}  # fmt: skip
 
 
 class DenseMethod(Method):
@@ -71,7 +74,19 @@ class DenseMethod(Method):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any]) -> DenseMethod:
-        """From a commit."""
+        """From a commit. Raises CorruptIndex for settings that create() cannot have written."""
+        for name, wanted in _SETTINGS.items():
+            if not isinstance(settings.get(name), wanted):
+                raise CorruptIndex(
+                    f"COMMIT describes a dense representation whose {name} is {settings.get(name)!r}; index "
+                    "the documents again"
+                )
+        dim, threads = settings["identity"].get("dim"), settings["structure"].get("threads", 1)
+        if type(dim) is not int or dim < 1 or type(threads) is not int or threads < 1:
+            raise CorruptIndex(
+                f"COMMIT describes a dense representation of {dim!r} numbers, built by {threads!r} threads; "
+                "index the documents again"
+            )
         return cls(settings)
 
     @property
@@ -90,6 +105,10 @@ class DenseMethod(Method):
         key = tuple(sorted(changes.items()))
         if key not in self._opened:
             model = str(changes.pop("model", self.settings["source"]))
+            if "model" in dict(changed or {}) and not os.path.exists(model):
+                raise UserError(
+                    f"no model directory {model!r}; give the one that the documents were encoded with"
+                )
             if os.path.isabs(model) and not os.path.exists(model):
                 raise UserError(
                     f"the index was made with the model in {model!r}, which is not there; put it there "

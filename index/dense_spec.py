@@ -16,8 +16,8 @@ from retrieval.stage import Param
 
 _SPEC = re.compile(r"(?:(?P<name>[^=()/]*)=)?(?P<model>[^()]*)(?:\((?P<params>.*)\))?", re.DOTALL)
 _DECODERS = (  # whose files may name the bare network, without its language model
-    "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "opt", "phi",
-    "phi3", "qwen2", "qwen3", "smollm3", "starcoder2",
+    "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "opt",
+    "phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2",
 )  # fmt: skip
 _FORM = "write NAME=DIR(precision=bfloat16, ann=hnsw)"
 KIND = "dense encoder"
@@ -39,7 +39,7 @@ def parse_dense(text: str) -> DenseSpec:
     found = _SPEC.fullmatch(text)
     if found is None or not found["model"].strip():
         raise UserError(
-            f"--dense {text!r} names no model; write NAME=DIR, such as minilm=./minilm(precision=bfloat16)"
+            f"{text!r} names no model; write NAME=DIR, such as minilm=./minilm(precision=bfloat16)"
         )
     method, colon, model = found["model"].strip().partition(":")
     if not colon or method not in registry.names(KIND):
@@ -48,9 +48,9 @@ def parse_dense(text: str) -> DenseSpec:
         params = parse_params(found["params"] or "")
     except CompositionError as error:
         problem = str(error).partition("; write it like")[0].removeprefix("pipeline ")
-        raise UserError(f"--dense {text!r}: {problem}; {_FORM}") from None
+        raise UserError(f"{text!r}: {problem}; {_FORM}") from None
     if "model" in params:
-        raise UserError(f"--dense {text!r}: {params['model']!r} is no setting with a value; {_FORM}")
+        raise UserError(f"{text!r}: {params['model']!r} is no setting with a value; {_FORM}")
     name = found["name"]
     if name is None:
         last = os.path.basename(model.rstrip("/")) or method

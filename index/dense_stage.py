@@ -104,8 +104,12 @@ class DenseStage(IndexStage):
         found: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = []
         dropped = 0
         for at in range(0, len(queries), _BATCH):
-            rows, lost = self._encode(queries[at : at + _BATCH])
-            found += self.retrieve(rows)
+            batch = queries[at : at + _BATCH]
+            rows, lost = self._encode(batch)
+            nothing = np.empty(0, np.int32), np.empty(0, np.float32)
+            # A blank query has a vector too, which means nothing.
+            pairs = zip(batch, self.retrieve(rows), strict=True)
+            found += [each if query.text.strip() else nothing for query, each in pairs]
             dropped += lost
         offsets = np.zeros(len(queries) + 1, np.int64)
         np.cumsum([len(docs) for docs, _ in found], out=offsets[1:])

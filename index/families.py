@@ -75,7 +75,8 @@ FAMILIES: Mapping[str, Family] = {
 
 def is_packed(config: Mapping[str, Any]) -> bool:
     """Whether a config.json describes a model that bert.py computes."""
-    known = config.get("model_type", "bert") in FAMILIES
+    kind = config.get("model_type", "bert")
+    known = isinstance(kind, str) and kind in FAMILIES
     absolute = config.get("position_embedding_type", "absolute") == "absolute"
     return known and absolute and not config.get("is_decoder")
 

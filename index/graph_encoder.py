@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -224,10 +225,12 @@ def _openvino_run(library: Any, folder: str, precision: str, threads: int) -> Ru
         settings["INFERENCE_NUM_THREADS"] = threads
     core = library.Core()
     request = core.compile_model(os.path.join(folder, "graph.xml"), "CPU", settings).create_infer_request()
+    turn = threading.Lock()  # a request has one output, which another thread's call would overwrite
 
     def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        request.infer([ids, mask])
-        states: NDArray[np.float32] = np.array(request.get_output_tensor(0).data, np.float32)
+        with turn:
+            request.infer([ids, mask])
+            states: NDArray[np.float32] = np.array(request.get_output_tensor(0).data, np.float32)
         return states
 
     return run

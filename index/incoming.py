@@ -12,7 +12,7 @@ from retrieval.types import Document
 
 _BATCH = 4096  # documents, or ...
 _BATCH_TEXT = 8 << 20  # ... characters, that are analyzed together
-_FEW = 256  # documents where a model reads them: progress is shown and Ctrl-C heeded between two batches
+_FEW = 128  # documents where a model reads them: progress is shown and Ctrl-C heeded between two batches
 
 Batch = tuple[list[int], list[Document]]  # line numbers, where there are any, and documents
 

@@ -247,6 +247,6 @@ def _prompts(path: str, facts: dict[str, Any]) -> tuple[dict[str, str], str | No
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise UserError(f"{path!r}: {file} gives prompts that are no object of names and texts")
     default = facts.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise UserError(f"{path!r}: {file} takes the prompt {default!r} by default and has none of that name")
     return prompts, default

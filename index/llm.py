@@ -32,7 +32,16 @@ from retrieval.index.llm_settings import LlmSettings, read_params
 from retrieval.index.llm_text import Reader
 from retrieval.index.lm_infinite import NAME as LAMBDA
 from retrieval.index.lm_infinite import install as install_lambda
-from retrieval.index.lora import ALL, WEIGHTS, LoraConfig, add_lora, load_lora, lora_layers, merge_lora
+from retrieval.index.lora import (
+    ALL,
+    CONFIG,
+    WEIGHTS,
+    LoraConfig,
+    add_lora,
+    load_lora,
+    lora_layers,
+    merge_lora,
+)
 from retrieval.index.torch_encoder import Sequences, TorchEncoder
 from retrieval.registry import register
 from retrieval.stage import Param
@@ -144,7 +153,8 @@ def open_llm(path: str, params: Mapping[str, Param] | None = None) -> LlmEncoder
         read_params(files, params or {}, 1 << 30)  # a typing mistake is told before the weights are read
     tokens = files.tokens()
     device = choose_device(str((params or {}).get("device", "auto")))
-    quantisation = None if not params else loader(str(params.get("quantise", "none")), device)
+    quantise = settings.quantise if files.config else str((params or {}).get("quantise", "none"))
+    quantisation = loader(quantise, device)
     kernel = "eager" if files.config.get("attn_logit_softcapping") else "sdpa"  # sdpa cannot cap
     module: Any = files.module(
         torch.float32 if quantisation is None else torch.bfloat16, kernel, quantisation
@@ -200,4 +210,5 @@ def _merge(module: nn.Module, adapter: str) -> dict[str, Any] | None:
     if all(type(layer.base) is nn.Linear for layer in lora_layers(module).values()):
         merge_lora(module)  # low-bit layers keep their update beside them
     name = os.path.basename(os.path.abspath(adapter))
-    return {"name": name, "weights": file_hash(os.path.join(adapter, WEIGHTS))}
+    parts = {"weights": WEIGHTS, "config": CONFIG}  # which says by how much an update is multiplied
+    return {"name": name, **{part: file_hash(os.path.join(adapter, file)) for part, file in parts.items()}}

@@ -20,7 +20,10 @@ from retrieval.index.model_files import CONFIG, WEIGHTS
 
 _SHARDS = f"{WEIGHTS}.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
+_TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 class Tokens(NamedTuple):

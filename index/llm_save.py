@@ -14,6 +14,8 @@ from retrieval.errors import UserError
 from retrieval.index.llm_files import quiet, read_json
 from retrieval.index.model_files import CONFIG
 
+_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".md")  # of what stands in one
+
 
 def write_model(path: str, module: Any, tokenizer: Any, settings: Mapping[str, Any]) -> None:
     """Write a decoder as a model directory, whole or not at all; a directory there must be a former one.
@@ -22,8 +24,7 @@ def write_model(path: str, module: Any, tokenizer: Any, settings: Mapping[str, A
     Raises UserError where `path` holds something else, StorageError.
     """
     path = os.path.abspath(path)
-    if os.path.lexists(path) and not os.path.isfile(os.path.join(path, CONFIG)) and _entries(path):
-        raise UserError(f"cannot write a model to {path!r}: what stands there is none; choose another path")
+    _may_replace(path)
     parent, last = os.path.split(path)
     temporary = os.path.join(parent, f".{last}.tmp-{uuid.uuid4().hex[:12]}")
     with disk_errors("write a model to", path, placing=True):
@@ -57,5 +58,17 @@ def write_model(path: str, module: Any, tokenizer: Any, settings: Mapping[str, A
             raise
 
 
-def _entries(path: str) -> bool:
-    return not os.path.isdir(path) or bool(os.listdir(path))
+def _may_replace(path: str) -> None:
+    """Refuses to replace what is no model directory, or holds anything that a decoder's has not."""
+    if not os.path.lexists(path):
+        return
+    if not os.path.isdir(path) or os.path.islink(path):
+        raise UserError(f"cannot write a model to {path!r}: it is not a directory; choose another path")
+    names = sorted(os.listdir(path))
+    for name in names:
+        flat = os.path.isfile(os.path.join(path, name))
+        if CONFIG not in names or not (flat and name.endswith(_SUFFIXES)):
+            raise UserError(
+                f"cannot write a model to {path!r}: it holds {name!r}, which is no part of a model; choose "
+                "another path"
+            )

@@ -84,7 +84,8 @@ def read_params(files: LlmFiles, params: Mapping[str, Param], trained: int) -> L
     for name in params:
         if name not in known:
             raise UnknownName("parameter of llm", name, known)
-    stored = {name: value for name, value in files.settings.items() if name in known}
+    # A model's files say what its vectors are; they do not name other directories, or what it runs on.
+    stored = {n: value for n, value in files.settings.items() if n in known.keys() - {*_RUNTIME, "adapter"}}
     given: dict[str, Any] = {**sentence_transformers(files.directory), **stored, **params}
     if files.config.get("use_bidirectional_attention"):
         given.setdefault("attention", BIDIRECTIONAL)
@@ -113,7 +114,10 @@ def sentence_transformers(directory: str) -> dict[str, Any]:
         raise UserError(f"{directory!r} ends in a module {strange[0]!r}, which llm does not have")
     found: dict[str, Any] = {"normalise": "Normalize" in kinds, "include_prompt": True}
     if "Pooling" in kinds:
-        pooling = read_json(directory, str(modules[kinds.index("Pooling")].get("path")), "config.json")
+        place = str(modules[kinds.index("Pooling")].get("path"))
+        if os.path.isabs(place) or ".." in place.split("/"):
+            raise UserError(f"{listed!r} points to {place!r}, outside of the model's directory")
+        pooling = read_json(directory, place, "config.json")
         on = {name.removeprefix("pooling_mode_") for name, value in pooling.items() if value is True}
         on = {name.removesuffix("_tokens") for name in on} | {str(pooling.get("pooling_mode"))}
         on &= {*_MODES, *_FOREIGN}

@@ -165,16 +165,19 @@ def load_lora(module: nn.Module, directory: str) -> LoraConfig:
             raise UserError(f"{directory!r}: the model has no layer for {key!r}; is it of another model?")
         pairs.setdefault(name, {})[part] = tensor
     module.requires_grad_(False)
-    alpha = float(found.get("lora_alpha", 8))
-    rank = int(found.get("r", 8))
+    alpha = _number(found, "lora_alpha", 8, directory)
+    rank = int(_number(found, "r", 8, directory))
+    config = LoraConfig(rank, alpha, _number(found, "lora_dropout", 0, directory), ",".join(sorted(pairs)))
     for name, pair in pairs.items():
         base: Any = linear[name]
         if set(pair) != {"lora_A", "lora_B"}:
             raise UserError(f"{directory!r} holds only a half of the update of {name!r}; copy it again")
-        own, scale = len(pair["lora_A"]), _alpha(found, name, alpha)
+        if any(tensor.ndim != 2 or not tensor.numel() for tensor in pair.values()):
+            raise UserError(f"{directory!r}: the update of {name!r} is no pair of matrices; copy it again")
+        own, scale = len(pair["lora_A"]), _alpha(found, name, alpha, directory)
         if found.get("use_rslora"):
             scale *= math.sqrt(own)  # scaled by alpha / sqrt(rank)
-        layer = LoraLinear(base, own, scale, float(found.get("lora_dropout", 0)))
+        layer = LoraLinear(base, own, scale, config.dropout)
         for part, tensor in pair.items():
             parameter = getattr(layer, part)
             if parameter.shape != tensor.shape:
@@ -185,23 +188,34 @@ def load_lora(module: nn.Module, directory: str) -> LoraConfig:
             with torch.no_grad():
                 parameter.copy_(tensor)
         _replace(module, name, layer)
-    return LoraConfig(rank, alpha, float(found.get("lora_dropout", 0)), ",".join(sorted(pairs)))
+    return config
 
 
 def _check_kind(found: Mapping[str, Any], directory: str) -> None:
     kind = found.get("peft_type", "LORA")
     if kind != "LORA":
         raise UserError(f"{directory!r} is an adapter of kind {kind!r}; this reads LORA")
-    for name in ("use_dora", "modules_to_save", "fan_in_fan_out", "layer_replication"):
+    for name in ("use_dora", "modules_to_save", "fan_in_fan_out", "layer_replication", "lora_bias"):
         if found.get(name):
             raise UserError(f"{directory!r} uses {name}, which this does not have; merge it with PEFT first")
     if found.get("bias", "none") != "none":
         raise UserError(f"{directory!r} changes biases too; merge it with PEFT first")
 
 
-def _alpha(found: Mapping[str, Any], name: str, default: float) -> float:
+def _number(found: Mapping[str, Any], name: str, default: float, directory: str) -> float:
+    """A number of an adapter's configuration. Raises UserError."""
+    value = found.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{directory!r}: {CONFIG} gives {name} as {value!r}; it is a number")
+    return float(value)
+
+
+def _alpha(found: Mapping[str, Any], name: str, default: float, directory: str) -> float:
     patterns = found.get("alpha_pattern") or {}
-    return float(next((value for ending, value in patterns.items() if name.endswith(ending)), default))
+    if not isinstance(patterns, dict):
+        raise UserError(f"{directory!r}: alpha_pattern of {CONFIG} is no object; copy it again")
+    ending = next((ending for ending in patterns if name.endswith(ending)), "")
+    return _number(patterns, ending, default, directory)
 
 
 def _layer_of(key: str, linear: Mapping[str, nn.Module]) -> tuple[str | None, str]:

@@ -72,6 +72,8 @@ class M2Config:
                 f"config.json: long_conv_l_max is {longest!r} and max_position_embeddings {positions}; both "
                 "are the length in tokens and must be equal"
             )
+        if values["hidden_dropout_prob"] > 1:
+            raise UserError(f"config.json: hidden_dropout_prob is {values['hidden_dropout_prob']}")
         values["vocab_size"] = -(-values["vocab_size"] // 8) * 8
         made = cls(**values)
         if made.hyena_emb_dim < 3 or made.hyena_emb_dim % 2 == 0:

@@ -18,7 +18,6 @@ FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model",
     "tokenizer.model", "bpe.codes", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json",
 )  # fmt: skip
-_DECIDING = FILES[:-2]  # what decides about ids; the others are settings of transformers
 _PIECE = 1 << 17  # characters of a text that are read at a time ...
 _BATCH = 1 << 22  # ... and of a call of the tokenizer: what bounds its memory
 
@@ -41,12 +40,13 @@ class Tokens:
         self.folder = folder
         self._fast: Any = None
         self._slow: Any = None
+        self._words: Vocabulary | None = None
         self.prefix: list[int] = []
         self.suffix: list[int] = []
         if os.path.isfile(os.path.join(folder, "tokenizer.json")):
             self._fast = _from_file(os.path.join(folder, "tokenizer.json"))
         elif kind == "bert" and os.path.isfile(os.path.join(folder, "vocab.txt")):
-            words = Vocabulary.load(folder)
+            words = self._words = Vocabulary.load(folder)
             self._fast = words._tokenizer
             self.prefix, self.suffix = [words.cls], [words.sep]
         else:
@@ -71,8 +71,13 @@ class Tokens:
 
     @property
     def sha256(self) -> str:
-        """Of the files that decide about ids, in hex; of tokenizer.json alone where there is one."""
-        names = [name for name in _DECIDING if os.path.isfile(os.path.join(self.folder, name))]
+        """Of the files that decide about ids, in hex; of tokenizer.json alone where there is one.
+
+        Without it, settings such as do_lower_case of tokenizer_config.json decide too.
+        """
+        if self._words is not None:
+            return self._words.sha256
+        names = [name for name in FILES if os.path.isfile(os.path.join(self.folder, name))]
         names = names[:1] if names[:1] == ["tokenizer.json"] else names
         digest = hashlib.sha256(b"" if names else type(self._slow).__name__.encode())
         for name in names:

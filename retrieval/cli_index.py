@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from retrieval.cli_common import (
@@ -73,7 +75,7 @@ def index_options(parser: Parser) -> None:
     parser.flag("--compact", "smaller lists, slower to search")
     parser.flag("--no-text", "do not store the documents' text")
     parser.option(
-        "--pipeline", metavar="P", help="what a search does that names none: '0.5 * bm25 + 0.5 * minilm'"
+        "--pipeline", metavar="P", help="what a search does that names none: '0.55 * bm25 + 0.45 * minilm'"
     )
 
 
@@ -88,14 +90,25 @@ def index(given: Namespace) -> None:
     corpus = open_corpus(given.corpus, skip_bad=given.skip_bad, repair_encoding=given.repair_encoding)
     with interrupts() as stop, _opened(given, corpus, budget) as target:
         note_compiling()
-        with watching(corpus, stop) as count:
+        with _keeping(target), watching(corpus, stop) as count:
             documents: Any = Stoppable(corpus, stop)
             target.add(documents, update=bool(given.update), progress=count)
-        stop.check()
+            stop.check()
         generation = target.commit()
         _report_skipped(corpus)
         _report_built(target)
         write_json({"committed": len(target), "generation": generation})
+
+
+@contextmanager
+def _keeping(target: Index) -> Iterator[None]:
+    """Says, where a model reads the documents, what an interruption leaves."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any("model" in facts or "identity" in facts for facts in target.representations.values()):
+            note("what was encoded is kept: the same command goes on from there")
+        raise
 
 
 def _opened(given: Namespace, corpus: Corpus, memory: int) -> Index:
@@ -153,17 +166,19 @@ def _report_skipped(corpus: Corpus) -> None:
             note(f"  {bad}")
 
 
-def _report_built(target: Index) -> None:
+def _report_built(target: Index, names: Collection[str] | None = None) -> None:
     """What people should know of representations that a model made: tokens left out, recall reached."""
     from retrieval.index.record_builder import left_out
 
     for name, settings in target.representations.items():
+        if names is not None and name not in names:
+            continue
         if "model" in settings or "identity" in settings:
             sentence = left_out(name, target.encoding(name))
             if sentence:
                 note(sentence)
-        for facts in target.structures(name):
-            note(f"{name}: {structure_line(facts)}")
+        for line in dict.fromkeys(map(structure_line, target.structures(name))):
+            note(f"{name}: {line}")
 
 
 def add_options(parser: Parser) -> None:
@@ -182,12 +197,13 @@ def add(given: Namespace) -> None:
         )
     with interrupts() as stop, open_index(given.directory, given.memory) as target:
         note_compiling()
+        before = set(target.representations)
         for spec, dense in wanted:
             stop.check()
             valid_text(spec, "representation")
-            with counting(f"building {spec}", len(target), stop) as count:
+            with _keeping(target), counting(f"building {spec.partition('=')[0]}", len(target), stop) as count:
                 target.add_representation(spec, dense=dense, progress=count)
-        _report_built(target)
+        _report_built(target, set(target.representations) - before)
         write_json({"committed": len(target), "generation": target.generation})
 
 
@@ -292,5 +308,9 @@ def structure_line(facts: dict[str, Any]) -> str:
 
     ladder = facts.get("ladder")
     steps = [step for step in ladder if isinstance(step, dict)] if isinstance(ladder, list) else []
-    reached = ", ".join(f"{step.get('recall10')} at {step.get('effort')}" for step in steps)
-    return printable(f"{facts.get('kind')}, recall of 10 measured when it was built: {reached}")
+    reached = ", ".join(f"{step.get('recall10')} at {_effort(step.get('effort'))}" for step in steps)
+    return printable(f"{facts.get('kind')}, recall of the best 10 when it was built: {reached}")
+
+
+def _effort(effort: Any) -> str:
+    return " ".join(f"{key} {value}" for key, value in effort.items()) if isinstance(effort, dict) else "?"

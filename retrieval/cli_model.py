@@ -7,6 +7,7 @@ from typing import Any
 
 from retrieval.cli_common import JSON_HELP, note, valid_text, write_json
 from retrieval.cli_parser import Parser, whole
+from retrieval.errors import UserError
 
 
 def show_model_options(parser: Parser) -> None:
@@ -35,9 +36,30 @@ def show_model(given: Namespace) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, str):
         return value if len(value) != 64 else value[:12]  # a hash
     return str(value)
+
+
+def save_model_options(parser: Parser) -> None:
+    parser.positional("model", "[METHOD:]MODEL", "as --dense takes it, with (settings), which are kept")
+    parser.positional("out", "DIR", "where the model directory goes")
+
+
+def save_model(given: Namespace) -> None:
+    """Write an encoder as a model directory: a GGUF file unpacked once, an adapter merged, settings kept."""
+    from retrieval.index.dense_spec import open_encoder, parse_dense
+
+    spec = parse_dense(f"m={valid_text(given.model, 'model')}")
+    encoder: Any = open_encoder(spec.model, spec.method, spec.params)
+    if not hasattr(encoder, "save"):
+        raise UserError(f"{given.model!r}: a graph of another library is not saved; leave backend= out")
+    encoder.save(valid_text(given.out, "path"))
+    write_json({"model": given.out, "dim": encoder.dim})
 
 
 def fetch_model_options(parser: Parser) -> None:

@@ -49,7 +49,8 @@ def train_options(parser: Parser) -> None:
     parser.repeated(
         "--data",
         metavar="EXAMPLES",
-        help="JSON lines or TSV of query, passage[, negative], a folder of MS MARCO's files, or BEIR@split",
+        help='JSON lines of {"query", "positive"[, "negatives": [...]]}, TSV of query, passage[, negative], '
+        "a folder of MS MARCO's files, or BEIR@split",
     )
     parser.repeated("--corpus", metavar="CORPUS", help="make examples from a corpus, of any form to index")
     option("--teacher", metavar="DIR", help="encoder (sentence-transformers files) whose scores are learned")

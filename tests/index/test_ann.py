@@ -49,6 +49,18 @@ def built(request: pytest.FixtureRequest) -> Ann:
     return _built[name]
 
 
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "pq", "sq8"])
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17])
+def test_few_vectors(kind: str, n: int) -> None:
+    found = Ann.build(VECTORS[:n], kind)
+    if kind == "pq" and n < 16:  # it has 16 code words
+        assert found is None
+        return
+    assert found is not None
+    again = Ann.load(found.to_bytes(), found.facts, VECTORS[:n])
+    assert equal(again.search(VECTORS[:n], QUERIES, n), exact.search(VECTORS[:n], QUERIES, n))
+
+
 def equal(a: list[exact.Found], b: list[exact.Found]) -> bool:
     return [(r.tolist(), s.tolist()) for r, s in a] == [(r.tolist(), s.tolist()) for r, s in b]
 

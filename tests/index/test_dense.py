@@ -335,3 +335,18 @@ def test_a_killed_build_encodes_nothing_twice(tmp_path: Path) -> None:
     assert len(counts) == 900
     assert sum(count - 1 for count in counts.values()) <= 256  # the batch that the kill met
     assert hits(Index.open(path), "w3 w5", 900) == brute(everything, "w3 w5", 900)
+
+
+def test_a_blank_query_finds_nothing(tmp_path: Path) -> None:
+    index = made(tmp_path, corpus(5))
+    assert hits(index, "") == hits(index, " \t") == []
+    found = index.stage("vec")({"a": "w1", "b": "", "c": "w2"})
+    assert [len(found[name]) for name in "abc"] == [5, 0, 5]
+
+
+def test_another_model_by_mistake_is_named(tmp_path: Path) -> None:
+    index = made(tmp_path, corpus(5))
+    with pytest.raises(UserError, match=r"no model directory '/absent'"):
+        index.stage("vec", model="/absent")
+    with pytest.raises(UserError, match=r"write \['vec=x'\]"):
+        Index.create(tmp_path / "other", dense="vec=x")

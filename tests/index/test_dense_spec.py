@@ -65,9 +65,9 @@ def test_a_name_is_cut_and_made_of_what_names_are_made_of() -> None:
         ("=./x", "'' is no name"),
         (f"{'a' * 21}=./x", "is no name"),
         ("e5 =./x", "'e5 ' is no name"),
-        ("./a(b=1, c)", "--dense './a(b=1, c)'"),
-        ("./a(task='x')", "--dense"),
-        ("./a(length=1, length=2)", "--dense './a(length=1, length=2)'"),
+        ("./a(b=1, c)", "'./a(b=1, c)'"),
+        ("./a(task='x')", "expected a value"),
+        ("./a(length=1, length=2)", "'./a(length=1, length=2)'"),
         ("./a(length=1", "names no model"),
     ],
 )

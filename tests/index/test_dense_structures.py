@@ -78,7 +78,7 @@ def test_a_structure_of_a_stranger_is_not_read(
     assert main(["search", path, "w1", "--trust"]) == 0
     assert "another account" not in capsys.readouterr().err
     assert main(["check", path]) == 0
-    assert "hnsw, recall of 10 measured when it was built" in capsys.readouterr().out
+    assert "hnsw, recall of the best 10 when it was built" in capsys.readouterr().out
     stranger.merge()
     assert stranger.stage("vec").unread == ""  # type: ignore[attr-defined]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.cli import main
+from retrieval.index.dense_spec import open_encoder
 
 torch = pytest.importorskip("torch")
 
@@ -67,3 +68,15 @@ def test_index_and_search_do_without_a_network(tiny_text_model: Path, tmp_path: 
     )  # fmt: skip
     assert absent.returncode == 2
     assert "retrieve model fetch owner/model" in absent.stderr
+
+
+def test_save_writes_what_opens_as_the_same(
+    tiny_text_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("model", "save", f"{tiny_text_model}(pooling=cls)", tmp_path / "saved") == 0
+    assert json.loads(capsys.readouterr().out) == {"model": str(tmp_path / "saved"), "dim": 16}
+    vectors = [
+        open_encoder(str(path), params=params).encode(["red wine"]).rows
+        for path, params in ((tiny_text_model, {"pooling": "cls"}), (tmp_path / "saved", {}))
+    ]
+    assert abs(vectors[0] - vectors[1]).max() < 1e-6
