@@ -96,8 +96,9 @@ class RecordBuilder:
 def encoding_facts(view: View, representation: str) -> dict[str, int]:
     """What became of the documents' tokens, summed over segments; {} where nothing was encoded, or merged.
 
-    documents, reused (of them, from the journal of a run that was cut off, or equal to another), tokens, dropped (tokens that the
-    model did not read), cut (documents that lost any), clamped (weights above the quantiser's maximum)
+    documents, reused (of them, from the journal of a run that was cut off, or equal to another), tokens,
+    dropped (tokens that the model did not read), cut (documents that lost any), clamped (weights above the
+    quantiser's maximum)
     """
     total: dict[str, int] = {}
     for segment in view.segments:

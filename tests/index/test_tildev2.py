@@ -18,9 +18,9 @@ import pytest
 
 from retrieval import Index, UserError
 from retrieval.cli import main
-from retrieval.index.record_builder import encoding_facts
 from retrieval.index.expansion import expanded_sequence, id_mask
 from retrieval.index.quantise import Quantiser
+from retrieval.index.record_builder import encoding_facts
 
 torch = pytest.importorskip("torch")
 

@@ -202,7 +202,8 @@ def test_a_right_encoder_passes() -> None:
 @pytest.mark.parametrize(
     ("fault", "rule"),
     [
-        ("company", "alone has another"), ("order", "another vector|order of the texts"), ("nan", "not finite"),
+        ("company", "alone has another"), ("order", "another vector|order of the texts"),
+        ("nan", "not finite"),
         ("constant", "different texts"), ("raw", "it normalises"), ("double", "float32"),
         ("dropped", "more dropped"), ("nameless", "lacks 'encoder'"),
     ],
