@@ -82,7 +82,7 @@ def _new(files: ModelFiles, settings: Mapping[str, Any]) -> tuple[M2ForPretraini
     })  # fmt: skip
     model = M2Bert(config)
     if settings["begin"] == "residual":
-        begin_residual(model)
+        begin_residual(model, settings["reach"])
     if words is not None:
         if words.shape[1] != hidden:
             raise UserError(
@@ -101,12 +101,15 @@ def _new(files: ModelFiles, settings: Mapping[str, Any]) -> tuple[M2ForPretraini
     return M2ForPretraining(model), f"new M2-BERT: {shape}, {source}"
 
 
-def begin_residual(model: M2Bert) -> None:
-    """A start of our own: each layer hands its input on, and filters begin near 0.
+def begin_residual(model: M2Bert, reach: int) -> None:
+    """A start of our own: each layer hands its input on, and filters begin near 0 and decay within `reach`.
 
     The published start lets every layer mix all positions with kernels of thousands of large random taps, in
     which a token itself drowns until it has been trained for long. Here the second convolution begins as the
     identity and so does what follows it; training brings the mixing in.
+
+    reach: tokens; 0, or the length and more: filters decay over the whole length, as published. A model that
+    is trained on short texts first has never seen its far taps at work, which are noise on long ones.
     """
     with torch.no_grad():
         for layer in model.encoder.layers():
@@ -118,3 +121,5 @@ def begin_residual(model: M2Bert) -> None:
                     last = mlp[6].weight
                     assert isinstance(last, Tensor)  # for the type checker
                     last.mul_(_BEGIN_TAPS)
+                if reach:
+                    each.modulation.deltas.mul_(max(1.0, model.config.max_position_embeddings / reach))

@@ -35,6 +35,7 @@ DEFAULTS: Mapping[str, Any] = {
     "length": 0,  # tokens of a full sequence; 0: as the start, or 2048
     "embeddings": "start",  # new: words from the start where widths are equal (start), or random
     "begin": "residual",  # new: residual, or published
+    "reach": 1024,  # new and residual: tokens over which a filter decays as published ones do over the length
     # How the encoder that is saved works. A start that is an M2-BERT hands on its own, unless they are given.
     "pad": "masked",  # or faithful, where padding takes part
     "pooling": "mean",  # or cls
@@ -85,7 +86,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name in ("variable", "mask", "mask_held_out", "dropout"):
         if not 0 <= settings[name] <= 1:
             raise UserError(f"--set {name}={settings[name]}: give a share, from 0 to 1")
-    for name in (*SHAPE, "length", "documents"):
+    for name in (*SHAPE, "length", "documents", "reach"):
         if settings[name] < 0:
             raise UserError(f"--set {name}={settings[name]}: give a number of 0 or more")
 

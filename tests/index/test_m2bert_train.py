@@ -215,6 +215,17 @@ def test_a_residual_start_hands_tokens_on(task: Callable[..., Any]) -> None:
     assert kept["residual"] > 0.5 > kept["published"]
 
 
+def test_filters_of_a_residual_start_decay_within_their_reach(task: Callable[..., Any]) -> None:
+    given = {**SMALL, "length": "96"}
+    published = m2_deltas(task("whole", **given, reach="0")[0])
+    torch.testing.assert_close(m2_deltas(task("near", **given, reach="24")[0]), 4 * published)
+    torch.testing.assert_close(m2_deltas(task("far", **given, reach="500")[0]), published)
+
+
+def m2_deltas(task: Any) -> Any:
+    return task.model.bert.encoder.layers()[0].attention.filter_fn2.modulation.deltas
+
+
 def test_filters_and_z_learn_at_rates_of_their_own(task: Callable[..., Any], tmp_path: Path) -> None:
     made, _ = task(**SMALL)
     optimizer = _optimizer(made.model, TrainOptions(), torch.device("cpu"))
