@@ -13,7 +13,6 @@ from retrieval.types import Document, Query
 
 if TYPE_CHECKING:
     from retrieval.index.index import Index
-    from retrieval.index.stages import SparseStage
     from retrieval.part import Part
 
 LISTS = (
@@ -112,7 +111,7 @@ class Ours:
     def stage(self, k: int, threads: int = 1) -> Any:
         """The composed stage, made once as a program does."""
         if (k, threads) not in self.stages:
-            stage: SparseStage = self.index.stage(self.name, threads=threads)
+            stage: Any = self.index.stage(self.name, threads=threads)
             stage.depth = k
             self.stages[k, threads] = stage if self.weighted else stage % k
         return self.stages[k, threads]

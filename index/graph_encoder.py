@@ -52,6 +52,10 @@ class GraphEncoder:
                 f"precision={params.precision} is not offered with backend={self.backend}; it has "
                 f"{' and '.join(known)}"
             )
+        if params.device not in ("auto", "cpu"):
+            raise UserError(
+                f"device={params.device}: backend={self.backend} computes on the CPU here; leave it out"
+            )
         self._library: Any = _onnxruntime() if self.backend == "onnx" else _openvino()
         plain = replace(params, backend="torch", precision="float32", device="cpu")
         self._params = params

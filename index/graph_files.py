@@ -6,6 +6,7 @@ configuration, versions. It is written whole or not at all; one that does not ma
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -91,7 +92,9 @@ def cached(key: Mapping[str, Any], make: Callable[[str], None]) -> str:
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
     home = cache_directory()
     if home is None:
-        return _made(os.path.join(tempfile.mkdtemp(prefix="retrieval-graph-"), name), make)
+        scratch = tempfile.mkdtemp(prefix="retrieval-graph-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        return _made(os.path.join(scratch, name), make)
     path = os.path.join(home, "graphs", name)
     if os.path.isdir(path):
         if _is_whole(path):

@@ -23,6 +23,7 @@ from torch.nn import functional
 from retrieval import registry
 from retrieval.encoder import Kind
 from retrieval.errors import UnknownName, UserError
+from retrieval.index import gate
 from retrieval.index.m2bert import M2Bert
 from retrieval.index.m2bert_files import open_model
 from retrieval.index.model_files import ModelFiles, save_model
@@ -130,13 +131,15 @@ class M2BertEncoder(TorchEncoder):
     def __repr__(self) -> str:
         return f"<M2BertEncoder {self.files.path!r}, pad={self.settings.pad}, {self.settings.length} tokens>"
 
-    def _gate(self) -> float:
-        """The smallest cosine of probe texts' vectors with those in float32."""
+    def _gate(self) -> dict[str, float]:
+        """Cosines of probe texts' vectors with those in float32. Raises UserError where they are too far."""
         exact = M2BertEncoder(self.files, self.module, self.settings._replace(precision="float32"))
         probe = _PROBE[1:2] if self.settings.pad == "faithful" else _PROBE  # each one costs the full length
         ours, theirs = self.encode(probe).rows, exact.encode(probe).rows
-        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-        return round(float(((ours * theirs).sum(1) / norms).min()), 6)
+        found = gate.measure(ours, theirs)
+        if not gate.holds(found):
+            gate.refuse(found, f"precision={self.settings.precision}")
+        return found
 
     def prepare(self, texts: Sequence[str], kind: Kind = "passage") -> Sequences:
         """[CLS] text [SEP], cut to the length; only masked keeps the [SEP] of a cut text; faithful pads."""

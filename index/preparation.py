@@ -15,6 +15,7 @@ import orjson
 from retrieval.data.corpus import open_corpus
 from retrieval.data.output import atomic
 from retrieval.data.training import Example, read_examples
+from retrieval.encoder import Kind
 from retrieval.errors import UserError
 from retrieval.index.examples import EXAMPLES, FACTS, FOLDER, PASSAGES, Lines, Prepared, Relevant
 from retrieval.index.synthetic import KINDS, Recipe, check_recipe, count_words, make_queries
@@ -295,13 +296,14 @@ def _ask_teacher(options: TaskOptions, folder: str) -> None:
         row = 2 * teacher.size
         done = os.path.getsize(path) // row if os.path.exists(path) else 0
         done = min(done - done % _CHUNK, len(lines)) if done < len(lines) else len(lines)
+        kind: Kind = "query" if name == "queries" else "passage"
         with open(path, "ab") as out, options.counting(f"teacher reads {name}", len(lines), name) as count:
             out.truncate(done * row)
             count(done)
             for start in range(done, len(lines), _CHUNK):
                 options.stop()
                 end = min(start + _CHUNK, len(lines))
-                vectors = teacher.encode([lines[at][field] for at in range(start, end)], _KIND[name])
+                vectors = teacher.encode([lines[at][field] for at in range(start, end)], kind)
                 out.write(vectors.astype(np.float16).tobytes())
                 out.flush()
                 count(end - start)
@@ -328,6 +330,3 @@ def _mine(options: TaskOptions, settings: Mapping[str, Any], folder: str) -> Non
             int(settings["mined"]), settings["mined_least"], watched,
         )  # fmt: skip
     options.say(f"mined {pairs:,} pairs")
-
-
-_KIND = {"queries": "query", "passages": "passage"}

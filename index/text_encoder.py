@@ -161,7 +161,7 @@ class TextEncoder(TorchEncoder):
         if os.path.isfile(whole):
             return sha256_of(whole)
         parts = sorted(set(read_json(folder, f"{WEIGHTS}.index.json").get("weight_map", {}).values()))
-        return "+".join(sha256_of(os.path.join(folder, str(part))) for part in parts)
+        return "+".join(sha256_of(os.path.join(folder, os.path.basename(str(part)))) for part in parts)
 
     @property
     def runtime(self) -> Mapping[str, Any]:  # type: ignore[override]

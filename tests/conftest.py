@@ -125,7 +125,7 @@ def tiny_decoder(tmp_path: Path) -> Callable[..., Path]:
         if bos or eos:
             template = f"{'<s> ' if bos else ''}$A{' </s>' if eos else ''}"
             tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
-        shape = {
+        shape: dict[str, Any] = {
             "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
             "head_dim": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
             "initializer_range": 0.3, "bos_token_id": 257, "eos_token_id": 258, "pad_token_id": 256,

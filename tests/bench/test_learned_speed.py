@@ -75,7 +75,8 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_score_is_counted(tmp_path: Path) -> None:
     corpus, path, _ = learned_speed.build(tmp_path, 300, 5)
     with Index.open(path) as index:
-        ready = learned_speed.Rescoring(index.stage("rows"), corpus, learned_speed.short_queries(corpus, 5))
+        rows: Any = index.stage("rows")
+        ready = learned_speed.Rescoring(rows, corpus, learned_speed.short_queries(corpus, 5))
         assert ready.differences() == 0
         name, token = ready.candidates[2][0], ready.tokens[2][0]
         row = ready.indexes["numpy"][name]
@@ -88,7 +89,8 @@ def test_a_wrong_score_is_counted(tmp_path: Path) -> None:
 def test_candidates_come_in_no_order(tmp_path: Path) -> None:
     corpus, path, _ = learned_speed.build(tmp_path, 300, 5)
     with Index.open(path) as index:
-        ready = learned_speed.Rescoring(index.stage("rows"), corpus, learned_speed.short_queries(corpus, 5))
+        rows: Any = index.stage("rows")
+        ready = learned_speed.Rescoring(rows, corpus, learned_speed.short_queries(corpus, 5))
         moved = 0
         for candidates, query in zip(ready.candidates, ready.queries):
             found = [hit.doc_id for hit in ready.direct[query.query_id]]

@@ -50,7 +50,8 @@ class Counting(SparseMethod):
             raise ValueError(assets)
         return cls(settings, assets)
 
-    def builder(self, scratch: str, budget: int, cache: Cache) -> Builder:
+    def builder(self, scratch: str, budget: int, cache: Cache | None = None) -> Builder:
+        assert cache is not None
         return Builder(self, scratch, budget, cache)
 
     def query(self, text: str) -> dict[str, float]:

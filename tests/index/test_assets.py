@@ -14,7 +14,6 @@ from retrieval.artefact import Store
 from retrieval.check import check
 from retrieval.errors import UnsupportedFormat
 from retrieval.index.bm25 import Bm25
-from retrieval.index.method import SparseMethod
 
 BIG = b"piece\n" * 20_000  # more than what is read whole at the opening
 
@@ -55,7 +54,7 @@ def built(path: Path, *sparse: str) -> Index:
 
 
 def assets_of(index: Index, name: str = "worded") -> dict[str, bytes]:
-    method: SparseMethod = index._methods[name]
+    method: Any = index._methods[name]
     return dict(getattr(method, "assets"))  # noqa: B009
 
 

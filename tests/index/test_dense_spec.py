@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +128,20 @@ def test_the_method_without_a_config(tmp_path: Path) -> None:
 
 def test_an_encoder_is_opened_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str, dict[str, Any]]] = []
+
+    def factory(name: str, path: str, params: dict[str, Any]) -> str:
+        opened.append((path, params))
+        return name
+
     for name in ("bert", "toy"):
-        monkeypatch.setitem(
-            registry._FACTORIES, (KIND, name),
-            lambda path, params, name=name: (opened.append((path, params)), name)[1],
-        )  # fmt: skip
+        monkeypatch.setitem(registry._FACTORIES, (KIND, name), partial(factory, name))
+    found: list[Any] = []
     path = str(tmp_path)
     given: dict[str, Any] = {"length": 8}
-    assert open_encoder(path) == "bert"
-    assert open_encoder(path, "toy", given) == "toy"
+    found += [open_encoder(path), open_encoder(path, "toy", given)]
     (tmp_path / "config.json").write_text('{"retrieval": {"kind": "toy"}}')
-    assert open_encoder(path) == "toy"
+    found.append(open_encoder(path))
+    assert found == ["bert", "toy", "toy"]
     assert opened == [(path, {}), (path, {"length": 8}), (path, {})]
     assert opened[1][1] is not given  # an encoder may take out what it has read
     assert parse_dense(f"toy:{path}").method == "toy"

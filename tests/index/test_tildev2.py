@@ -248,7 +248,8 @@ def test_searching_needs_neither_torch_nor_the_model(
 
 def test_what_is_shown_as_matched(tmp_path: Path, pair: Callable[..., Path]) -> None:
     index = index_of(tmp_path, pair())
-    spans = index.stage("tildev2").method.spans("The cab, cab")
+    stage: Any = index.stage("tildev2")
+    spans = stage.method.spans("The cab, cab")
     assert [(a, b) for a, b, _ in spans][:3] == [(4, 5), (5, 6), (6, 7)]
     assert all(term not in ("the", ",") for _, _, term in spans)
     explained = index.stage("tildev2").explain("cab the", 0)

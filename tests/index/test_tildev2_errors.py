@@ -175,4 +175,4 @@ def test_a_tokenizer_that_is_not_the_models(tmp_path: Path, pair: Callable[..., 
     data = index.stage("tildev2").method.assets["vocab.txt"]  # type: ignore[attr-defined]
     for assets in ({"vocab.txt": bytes(data) + b"more\n"}, {"vocab.txt": b"\xff"}):
         with pytest.raises(CorruptIndex, match="tokenizer"):
-            restore_method(settings_, assets).query("cab")
+            restore_method(settings_, assets).query("cab")  # type: ignore[attr-defined]

@@ -125,7 +125,7 @@ def test_parity_through_the_index(
 
 def value(index: Index, piece: str, document: int) -> float:
     """The stored value of a piece in a document."""
-    stage = index.stage(next(iter(index.representations)))
+    stage: Any = index.stage(next(iter(index.representations)))
     for segment in stage.searcher.segments:
         number = segment.postings.lexicon.find(piece)
         if number >= 0:
