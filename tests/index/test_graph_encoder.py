@@ -121,3 +121,10 @@ def test_openvino_reports_nothing_to_anybody() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+@pytest.mark.parametrize("backend", MODULES)
+def test_a_device_that_is_not_used_is_refused(tmp_path: Path, backend: str) -> None:
+    write_model(tmp_path / "m", "roberta", {"type_vocab_size": 1})
+    with pytest.raises(UserError, match="computes on the CPU here"):
+        opened(tmp_path / "m", backend=backend, device="cuda")
