@@ -181,7 +181,7 @@ def test_core_dependencies_are_what_is_imported(root: Path) -> None:
     extras = set().union(*map(modules, project["optional-dependencies"].values()))
     foreign = imported - set(sys.stdlib_module_names) - {"retrieval", "__future__"}
     assert core - foreign == set()
-    # faiss comes as faiss-cpu or faiss-gpu, the hub's client with transformers; peers are the benchmarks' own.
+    # faiss comes as faiss-cpu or faiss-gpu, the hub's client with transformers; peers are for benchmarks.
     others = {"faiss", "huggingface_hub", "jnius", "jnius_config", "llvmlite", "sentence_transformers"}
     assert foreign - core - extras - others == set()
 
