@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -19,17 +18,13 @@ pytest.importorskip("safetensors")
 
 import torch
 
-from retrieval import registry
-from retrieval.errors import Locked, MissingExtra, UnknownName, UserError
+from retrieval.errors import Locked, UnknownName, UserError
 from retrieval.index import train_loop
 from retrieval.index.train_state import locked, states
 from retrieval.index.trainer import (
-    TaskOptions,
     TrainOptions,
-    create_task,
     rate_at,
     train,
-    with_recipe,
 )
 from retrieval.progress import Progress
 
@@ -391,19 +386,3 @@ def test_progress_shows_the_loss_and_counts_from_where_it_went_on(tmp_path: Path
         assert (bar.done, bar.total) == (30, 30)
         assert bar.label.startswith("training, loss ")
         assert ", 22/s, " in bar.line(1.0)
-
-
-def test_tasks_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._FACTORIES, ("training task", "toy"), lambda options: Toy(seed=options.seed))
-    assert create_task("toy", TaskOptions(out="x")).name == "toy"
-    with pytest.raises(UnknownName, match="unknown training task 'tildee'; did you mean 'tilde'"):
-        create_task("tildee", TaskOptions(out="x"))
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'retrieval\[models\]'"):
-        create_task("toy", TaskOptions(out="x"))
-
-
-def test_a_task_s_recipe_stands_behind_what_the_user_says() -> None:
-    task = Toy()
-    assert with_recipe(task, {}) == TrainOptions(lr=0.5, epochs=7)
-    assert with_recipe(task, {"steps": 3, "lr": 1.0}) == TrainOptions(lr=1.0, steps=3)
