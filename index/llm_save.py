@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from retrieval.diskio import disk_errors, make_directories, sync_directory
 from retrieval.errors import UserError
 from retrieval.index.llm_files import quiet, read_json
-from retrieval.index.model_files import CONFIG
+from retrieval.index.model_files import CONFIG, placed
 
 _SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".md")  # of what stands in one
 
@@ -25,37 +22,21 @@ def write_model(path: str, module: Any, tokenizer: Any, settings: Mapping[str, A
     """
     path = os.path.abspath(path)
     _may_replace(path)
-    parent, last = os.path.split(path)
-    temporary = os.path.join(parent, f".{last}.tmp-{uuid.uuid4().hex[:12]}")
-    with disk_errors("write a model to", path, placing=True):
-        make_directories(parent)
-        os.mkdir(temporary)
-        try:
-            with quiet():
-                module.save_pretrained(temporary, safe_serialization=True)
-                tokenizer.save_pretrained(temporary)
-            config = read_json(temporary, CONFIG, needed=True)
-            config.pop("quantization_config", None)
-            config.pop("is_causal", None)  # our switch, see llm_attention; "retrieval" says it
-            config["retrieval"] = dict(settings)
-            with open(os.path.join(temporary, CONFIG), "w", encoding="utf-8") as file:
-                json.dump(config, file, indent=2, sort_keys=True)
-            mode = os.stat(os.path.join(temporary, CONFIG)).st_mode  # safetensors makes its files 0600
-            for name in os.listdir(temporary):
-                os.chmod(os.path.join(temporary, name), mode)
-                with open(os.path.join(temporary, name), "rb") as written:
-                    os.fsync(written.fileno())
-            sync_directory(temporary)
-            if os.path.isdir(path):
-                os.rename(path, former := f"{temporary}.former")
-                os.rename(temporary, path)
-                shutil.rmtree(former, ignore_errors=True)
-            else:
-                os.rename(temporary, path)
-            sync_directory(parent)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with placed(path) as temporary:
+        with quiet():
+            module.save_pretrained(temporary, safe_serialization=True)
+            tokenizer.save_pretrained(temporary)
+        config = read_json(temporary, CONFIG, needed=True)
+        config.pop("quantization_config", None)
+        config.pop("is_causal", None)  # our switch, see llm_attention; "retrieval" says it
+        config["retrieval"] = dict(settings)
+        with open(os.path.join(temporary, CONFIG), "w", encoding="utf-8") as file:
+            json.dump(config, file, indent=2, sort_keys=True)
+        mode = os.stat(os.path.join(temporary, CONFIG)).st_mode  # safetensors makes its files 0600
+        for name in os.listdir(temporary):
+            os.chmod(os.path.join(temporary, name), mode)
+            with open(os.path.join(temporary, name), "rb") as written:
+                os.fsync(written.fileno())
 
 
 def _may_replace(path: str) -> None:

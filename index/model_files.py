@@ -6,12 +6,13 @@ NAME.scale, float[r]. Whatever they are on disk, they are float32 once loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -203,22 +204,34 @@ def save_model(
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"tensor {key!r} holds NaN or infinite values; the model is not saved")
         stored |= _encode(key, tensor.detach().cpu().contiguous(), dtype)
+    with placed(path) as temporary:
+        _write(temporary, CONFIG, (json.dumps(dict(config), indent=2, sort_keys=True) + "\n").encode())
+        _write(temporary, name, vocabulary)
+        if card is not None:
+            _write(temporary, CARD, card.encode())
+        weights = os.path.join(temporary, WEIGHTS)
+        save_file(stored, weights, metadata={"format": "pt"})
+        os.chmod(weights, os.stat(os.path.join(temporary, CONFIG)).st_mode)  # save_file makes it 0600
+        with open(weights, "rb") as file:
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def placed(path: str) -> Iterator[str]:
+    """A new directory to write a model into, which stands at `path` at the end; an error leaves nothing.
+
+    path: absolute; what stands there is replaced: the caller has looked at it. Files are to be synced by
+    whoever writes them. Raises StorageError.
+    """
     parent, last = os.path.split(path)
     temporary = os.path.join(parent, f".{last}.tmp-{uuid.uuid4().hex[:12]}")
     with disk_errors("write a model to", path, placing=True):
         make_directories(parent)
         os.mkdir(temporary)
         try:
-            _write(temporary, CONFIG, (json.dumps(dict(config), indent=2, sort_keys=True) + "\n").encode())
-            _write(temporary, name, vocabulary)
-            if card is not None:
-                _write(temporary, CARD, card.encode())
-            weights = os.path.join(temporary, WEIGHTS)
-            save_file(stored, weights, metadata={"format": "pt"})
-            os.chmod(weights, os.stat(os.path.join(temporary, CONFIG)).st_mode)  # save_file makes it 0600
-            with open(weights, "rb") as file:
-                os.fsync(file.fileno())
-            sync_directory(temporary)
+            yield temporary
+            for folder, _, _ in os.walk(temporary):
+                sync_directory(folder)
             _put(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from retrieval.diskio import disk_errors, make_directories, sync_directory
 from retrieval.errors import UserError
 from retrieval.index.layout import Step
-from retrieval.index.model_files import CARD, CONFIG, WEIGHTS, _put
+from retrieval.index.model_files import CARD, CONFIG, WEIGHTS, placed
 from retrieval.index.text_tokens import FILES
 
 _TYPES = {"dense": "Dense", "layer_norm": "LayerNorm", "normalise": "Normalize"}
@@ -35,27 +32,16 @@ def write(directory: str, files: Mapping[str, Any], tensors: Mapping[str, Mappin
     """
     path = os.path.abspath(directory)
     _may_replace(path)
-    parent, last = os.path.split(path)
-    temporary = os.path.join(parent, f".{last}.tmp-{uuid.uuid4().hex[:12]}")
-    with disk_errors("write a model to", path, placing=True):
-        make_directories(parent)
-        os.mkdir(temporary)
-        try:
-            for name, value in files.items():
-                data = value if isinstance(value, bytes) else (json.dumps(value, indent=2) + "\n").encode()
-                _place(temporary, name)
-                with open(os.path.join(temporary, name), "xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for name, group in tensors.items():
-                _save(temporary, name, group)
-            for folder, _, _ in os.walk(temporary):
-                sync_directory(folder)
-            _put(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with placed(path) as temporary:
+        for name, value in files.items():
+            data = value if isinstance(value, bytes) else (json.dumps(value, indent=2) + "\n").encode()
+            _place(temporary, name)
+            with open(os.path.join(temporary, name), "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, group in tensors.items():
+            _save(temporary, name, group)
 
 
 def describe(
