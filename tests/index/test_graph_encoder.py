@@ -72,7 +72,11 @@ def test_int8(tmp_path: Path) -> None:
     write_model(tmp_path / "m", "bert", {"initializer_range": 0.05})
     plain = opened(tmp_path / "m").encode(TEXTS).rows
     encoder = opened(tmp_path / "m", backend="onnx", precision="int8")
-    assert encoder.runtime["precision"] == "int8"
+    try:
+        precision = encoder.runtime["precision"]
+    except UserError as error:  # sums of bytes saturate where the processor has no VNNI: the gate is for that
+        pytest.skip(f"this processor multiplies bytes too coarsely: {error}")
+    assert precision == "int8"
     rows = encoder.encode(TEXTS).rows
     assert (rows != plain).any()
     assert (rows * plain).sum(1).min() > 0.98
