@@ -13,13 +13,8 @@ SOURCES = retrieval $(FOLDERS) tests
 demo: $(VENV)/core.stamp
 	$(BIN)/retrieve demo
 
-# OpenVINO's runtime, once it has compiled a graph, does not survive a signal that a later test raises in the same
-# process: its tests have one of their own.
-GRAPHS = tests/index/test_graph_encoder.py
-
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(ARGS) --ignore=$(GRAPHS)
-	$(BIN)/python -m pytest $(GRAPHS)
+	$(BIN)/python -m pytest $(ARGS)
 
 check: lint types test
 

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -220,6 +220,13 @@ def _onnx_run(library: Any, folder: str, threads: int) -> Run:
     return run
 
 
+@cache
+def _core(library: Any) -> Any:
+    # One, for as long as the process lives: the first gives signal handlers a stack of its own, and the last to
+    # go frees that stack while it is still in use, so that the next Ctrl-C would crash.
+    return library.Core()
+
+
 def _openvino_run(library: Any, folder: str, precision: str, threads: int) -> Run:
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
@@ -227,7 +234,7 @@ def _openvino_run(library: Any, folder: str, precision: str, threads: int) -> Ru
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    core = library.Core()
+    core = _core(library)
     request = core.compile_model(os.path.join(folder, "graph.xml"), "CPU", settings).create_infer_request()
     turn = threading.Lock()  # a request has one output, which another thread's call would overwrite
 
