@@ -134,23 +134,9 @@ def test_a_device_that_is_not_used_is_refused(tmp_path: Path, backend: str) -> N
         opened(tmp_path / "m", backend=backend, device="cuda")
 
 
-def test_a_signal_after_the_last_openvino_encoder(tmp_path: Path, root: Path) -> None:
-    """OpenVINO lends signal handlers a stack; a Ctrl-C after the encoder is gone must not land in freed memory."""
-    pytest.importorskip("openvino")
-    write_model(tmp_path / "m", "mpnet", {"type_vocab_size": 1})
-    code = (
-        "import gc, signal, sys\n"
-        "from retrieval.index.dense_spec import open_encoder\n"
-        "params = {'backend': 'openvino', 'precision': 'float32', 'threads': 1}\n"
-        "for _ in range(3):\n"
-        "    open_encoder(sys.argv[1], params=params).encode(['sun'])\n"
-        "    gc.collect()\n"
-        "try:\n"
-        "    signal.raise_signal(signal.SIGINT)\n"
-        "except KeyboardInterrupt:\n"
-        "    print('interrupted')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "m"], cwd=root, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "interrupted\n")
+def test_openvino_has_one_core_for_good() -> None:
+    """With the last one goes the stack of signal handlers: seen as a crash at the next Ctrl-C."""
+    openvino = pytest.importorskip("openvino")
+    made = [id(graph_encoder._core(openvino)) for _ in range(3)]
+    assert len(set(made)) == 1
+    assert isinstance(graph_encoder._core(openvino), openvino.Core)
