@@ -222,8 +222,8 @@ def _onnx_run(library: Any, folder: str, threads: int) -> Run:
 
 @cache
 def _core(library: Any) -> Any:
-    # One, for as long as the process lives. The first gives signal handlers a stack of its own; the last to go
-    # frees that stack while it is still in use, so that the next Ctrl-C would crash.
+    # One, for as long as the process lives. The first gives signal handlers a stack of its own, and the last
+    # frees it while it is still in use: the next Ctrl-C would crash.
     return library.Core()
 
 
