@@ -1,1 +1,1 @@
-"""Long documents: blocks of sentences, windows or structure. SMITH and aggregation are not in here yet."""
+"""Long documents: blocks, and passages' scores as documents'. SMITH is not in here yet."""
