@@ -75,6 +75,8 @@ def test_int8(tmp_path: Path) -> None:
     try:
         precision = encoder.runtime["precision"]
     except UserError as error:  # sums of bytes saturate where the processor has no VNNI: the gate is for that
+        if "cosine to float32" not in str(error):
+            raise
         pytest.skip(f"this processor multiplies bytes too coarsely: {error}")
     assert precision == "int8"
     rows = encoder.encode(TEXTS).rows
