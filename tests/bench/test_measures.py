@@ -72,8 +72,8 @@ def test_equals_ir_measures(run: dict[str, dict[str, float]], judged: dict[str, 
         with pytest.raises(UserError, match="share no"):
             evaluate(run, judged)
         return
-    # Apart, since ir-measures mixes what comes in one call: NumRet without the documents not judged, or (in an
-    # order that differs from process to process) plain nDCG with the gains of another nDCG.
+    # Apart, since ir-measures mixes what comes in one call: NumRet without the documents not judged, or, by
+    # the order of a set, plain nDCG with the gains of another nDCG.
     apart = ("judged_only", "gains")
     alone = [[t for t in MEASURES if word in t] for word in apart]
     alone.append([t for t in MEASURES if not any(word in t for word in apart)])
