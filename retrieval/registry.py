@@ -29,6 +29,7 @@ _BUILT_IN = {
     ("dense encoder", "bert"): "retrieval.index.text_encoder",
     ("dense encoder", "llm"): "retrieval.index.llm",
     ("dense encoder", "m2bert"): "retrieval.index.m2bert_encoder",
+    ("dense encoder", "smith"): "retrieval.longdoc.smith",
     ("fusion", "minmax"): "retrieval.rerank.fusion",
     ("fusion", "rrf"): "retrieval.rerank.fusion",
     ("sparse method", "bm25"): "retrieval.index.bm25",
