@@ -128,6 +128,7 @@ def test_each_relevant_passage_is_in_one_document_and_no_distractor_is_relevant(
             assert others
             assert not texts & {passages[name] for name in others}
             assert len({passages[name] for name in names}) == len(names)
+            assert "p152" not in names  # p151 says the same
             assert LENGTH - count(document.text) < 16  # as long as it was asked to be
 
 
