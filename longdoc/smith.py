@@ -131,9 +131,7 @@ class SmithEncoder(TorchEncoder):
         """
         tokens = _Tokens(self.words)
         compat = self.module.config.compat
-        (blocks,) = sentences(
-            [text], tokens, self.capacity, compat=compat, max_blocks=self.limit or None
-        )
+        (blocks,) = sentences([text], tokens, self.capacity, compat=compat, max_blocks=self.limit or None)
         ids = np.concatenate([np.empty(0, np.int32), *tokens.ids])
         begins = np.cumsum([0, *(block.tokens + block.dropped for block in blocks)])
         if begins[-1] != len(ids):  # this vocabulary has tokens of white space, which are in no block
@@ -272,9 +270,7 @@ class SmithEncoder(TorchEncoder):
         self.checkpointing = bool(settings["checkpointing"])
         self.module.requires_grad_(True)
 
-    def save(
-        self, directory: str, *, dtype: Dtype = "float32", card: str | None = None, **more: Any
-    ) -> None:
+    def save(self, directory: str, *, dtype: Dtype = "float32", card: str | None = None, **more: Any) -> None:
         """See TorchEncoder. dtype: of the numbers on disk, float32, float16 or int8; card: its README.md."""
         smith_start.save(
             directory, self.module, self.words, {"blocks": self.limit, **more}, dtype=dtype, card=card

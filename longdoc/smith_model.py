@@ -41,8 +41,8 @@ class SmithConfig:
     document    which output stands for a document: the first block's, that of a learned token, or the mean
     combine     its vector alone, or behind the sum, mean or learned mean of the blocks' vectors
     attention_size   of the learned mean
-    compat      as the released code: see the module's docstring. A document then has `loop` blocks, what is
-                missing is padding, which sums, means and attention take in; nothing is scaled to length 1 again
+    compat      as the released code: see the module's docstring. A document then has `loop` blocks; what is
+                missing is padding, which sums, means and attention take in, and which are not scaled
     """
 
     block: int = 128
@@ -74,14 +74,18 @@ class SmithConfig:
         if not 4 <= made.block <= sentence.longest:
             raise UserError(f"block={made.block}: the sentence level reads 4 to {sentence.longest} tokens")
         if sentence.hidden_size % made.heads:
-            raise UserError(f"heads={made.heads}: a width of {sentence.hidden_size} does not divide into them")
+            raise UserError(
+                f"heads={made.heads}: a width of {sentence.hidden_size} does not divide into them"
+            )
         if made.compat and (made.pooling, made.document) != ("cls", "first"):
             raise UserError(
                 "compat=true is the released model, with pooling=cls and document=first; give these, or "
                 "leave compat out"
             )
         if made.compat and made.loop > made.positions:
-            raise UserError(f"loop={made.loop}: the document level has {made.positions} positions; give fewer")
+            raise UserError(
+                f"loop={made.loop}: the document level has {made.positions} positions; give fewer"
+            )
         return made
 
     @property
@@ -133,12 +137,12 @@ class Smith(nn.Module):
     def blocks(self, packed: Packed) -> Tensor:
         """float32[n, H]: the vector of each block, at length 1. packed: token ids of n blocks."""
         if self.config.pooling == "cls":
-            return self.block_head(self.sentence.first(packed)[0])
+            return cast(Tensor, self.block_head(self.sentence.first(packed)[0]))
         return self.pooled(self.sentence(packed), packed)
 
     def pooled(self, hidden: Tensor, packed: Packed) -> Tensor:
         """As blocks(), from the sentence level's states of the tokens, float[T, H]."""
-        return self.block_head(pool(hidden, packed.offsets, (self.config.pooling,)))
+        return cast(Tensor, self.block_head(pool(hidden, packed.offsets, (self.config.pooling,))))
 
     def padding(self, pad: int) -> Tensor:
         """float32[1, H]: what the released code takes for a block that is not there.
@@ -149,13 +153,17 @@ class Smith(nn.Module):
         device = self.positions.weight.device
         return self.blocks(pack([[pad] * self.config.block], device=device))
 
-    def mix(self, blocks: Tensor, offsets: Tensor) -> Mixed:
-        """The document level. blocks: float[n, H]; offsets: int64[d + 1], where each document's begin."""
+    def mix(self, blocks: Tensor, offsets: Tensor, begin: Tensor | None = None) -> Mixed:
+        """The document level. blocks: float[n, H]; offsets: int64[d + 1], where each document's begin.
+
+        begin: int64[d], the number of each document's first block, where it is a piece of a longer one.
+        """
         counts = offsets.diff()
         count = len(counts)
         owner = torch.repeat_interleave(counts, output_size=len(blocks))
         place = torch.arange(len(blocks), device=blocks.device)
-        hidden = blocks + self.positions((place - offsets[owner]) % self.config.positions).to(blocks.dtype)
+        numbers = place - offsets[owner] if begin is None else place - (offsets[:-1] - begin)[owner]
+        hidden = blocks + self.positions(numbers % self.config.positions).to(blocks.dtype)
         if self.token is not None:  # in front of each document's blocks
             place = place + owner + 1
             offsets = offsets + torch.arange(count + 1, device=blocks.device)
@@ -174,7 +182,7 @@ class Smith(nn.Module):
 
     def documents(self, blocks: Tensor, offsets: Tensor, padding: Tensor | None = None) -> Tensor:
         """float32[d, dim]: the vectors of documents; see mix(). padding: of compat, what padding() gives."""
-        document = self.document_head(self.mix(blocks, offsets).pooled)
+        document: Tensor = self.document_head(self.mix(blocks, offsets).pooled)
         if self.config.combine == "normal":
             return document
         if self.config.compat:
@@ -232,6 +240,4 @@ class _Head(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         rows = self.dense(torch.tanh(self.pooler(rows)))
-        if self.compat:
-            rows = torch.relu(rows)
-        return cast(Tensor, functional.normalize(rows.float(), dim=1))
+        return functional.normalize((torch.relu(rows) if self.compat else rows).float(), dim=1)

@@ -63,7 +63,7 @@ def open_model(files: ModelFiles) -> Smith:
     """The network of a SMITH's directory, in eval mode without gradients. Raises UserError."""
     if files.settings.get("kind") != KIND:
         raise UserError(
-            f"{files.path!r} is no SMITH; make one of it: retrieve train smith --start {files.path} --corpus ..."
+            f"{files.path!r} is no SMITH; make one of it: retrieve train smith --start {files.path!r}"
         )
     sentence = BertConfig.from_dict({**files.config, "model_type": "bert"})
     model = Smith(sentence, SmithConfig.from_dict(files.settings, sentence))

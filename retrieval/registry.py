@@ -42,6 +42,7 @@ _BUILT_IN = {
     ("sparse method", "tildev2"): "retrieval.index.tildev2",
     ("training task", "dense"): "retrieval.index.dense_train",
     ("training task", "m2bert"): "retrieval.index.m2bert_train",
+    ("training task", "smith"): "retrieval.longdoc.smith_train",
     ("training task", "tilde"): "retrieval.index.tilde_train",
     ("training task", "tildev2"): "retrieval.index.tildev2_train",
     ("stage", "likelihood"): "retrieval.rerank.likelihood",
