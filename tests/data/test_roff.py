@@ -32,8 +32,9 @@ One line,
 and its end.  \" not this
 .if t .B printed
 .if n .B shown
-.ie t printed \{\
+.ie t \{\
 .B printed too
+.B and printed
 .\}
 .el shown too
 .PP
