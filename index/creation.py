@@ -36,10 +36,26 @@ def make_method(spec: Spec | DenseSpec, options: Mapping[str, Any]) -> Method:
     """The method of a spec; options: those of the index. Raises UserError, UnknownName, MissingExtra."""
     if isinstance(spec, Spec):
         compact = bool(options.get("compact", False))
-        return create_method(spec, options.get("analyzer", "english"), {"compact": compact})
+        method = create_method(spec, options.get("analyzer", "english"), {"compact": compact})
+        return _of_blocks(spec.name, method, spec.params)
     from retrieval.index.dense import DenseMethod
 
-    return DenseMethod.create(spec)
+    if "blocks" not in spec.params:
+        return DenseMethod.create(spec)
+    from retrieval.longdoc.splitter import SETTINGS
+
+    cut = {key: value for key, value in spec.params.items() if key in SETTINGS}
+    rest = {key: value for key, value in spec.params.items() if key not in SETTINGS}
+    return _of_blocks(spec.name, DenseMethod.create(spec._replace(params=rest)), cut)
+
+
+def _of_blocks(name: str, method: Method, params: Mapping[str, Param]) -> Method:
+    """The method on blocks of documents, where the parameters ask for them."""
+    if not params:
+        return method
+    from retrieval.longdoc.block_method import BlockMethod
+
+    return BlockMethod.create(name, method, params)
 
 
 class _Named(Stage):

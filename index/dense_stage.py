@@ -132,17 +132,19 @@ class DenseStage(IndexStage):
             for each in parts
         ]
 
-    def _rescore(self, queries: list[Query], run: Run) -> Run:
-        docs = self.ordinals(run)
+    def scores(
+        self, queries: list[Query], offsets: NDArray[np.int64], docs: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], int]:
+        """See IndexStage."""
         scores = np.zeros(len(docs), np.float32)
         dropped = 0
         for at in range(0, len(queries), _BATCH):
             rows, lost = self._encode(queries[at : at + _BATCH])
             dropped += lost
             for place, row in enumerate(rows, at):
-                span = slice(int(run.offsets[place]), int(run.offsets[place + 1]))
+                span = slice(int(offsets[place]), int(offsets[place + 1]))
                 scores[span] = self._scores(row, docs[span])
-        return Run(queries, run.offsets, docs, scores, self.view.ids, dropped=dropped)
+        return scores, dropped
 
     def _scores(self, row: NDArray[np.float32], docs: NDArray[np.int32]) -> NDArray[np.float32]:
         scores = np.zeros(len(docs), np.float32)

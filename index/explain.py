@@ -30,7 +30,7 @@ def explain(index: IndexReader, query: str, doc_id: str, pipeline: str | None = 
         "pipeline": repr(stage),
         "rank": _rank(stage, query, doc_id),
         "stages": [
-            {**leaf.explain(query, ordinal), "rank": _rank(leaf, query, doc_id)} for leaf in _leaves(stage)
+            {**leaf.explain(query, ordinal), "rank": _rank(leaf, query, doc_id)} for leaf in leaves(stage)
         ],
     }
 
@@ -40,8 +40,9 @@ def _rank(stage: Stage, query: str, doc_id: str) -> int | None:
     return next((hit.rank for hit in hits if hit.doc_id == doc_id), None)
 
 
-def _leaves(stage: Stage) -> Iterator[IndexStage]:
+def leaves(stage: Stage) -> Iterator[IndexStage]:
+    """The representations that a pipeline asks, in order."""
     if isinstance(stage, IndexStage):
         yield stage
     for part in stage.parts:
-        yield from _leaves(part)
+        yield from leaves(part)

@@ -58,14 +58,15 @@ def export(index: Index, name: str, path: str, progress: Progress | None = None)
     if name not in index._methods:
         raise UnknownName("representation", name, list(index._methods))
     report = progress or _silent
-    method: Any = index._methods[name]
+    method: Any
+    method, view = index._seen(name)
     if not method.has_lists:
         if not path.lower().endswith(VECTORS):
             raise UserError(f"{name} is dense, and {path!r} cannot hold vectors; name a file .npy")
         from retrieval.index.export_vectors import export_vectors
 
-        return Exported(export_vectors(index._need_view(), name, path, report), 0)
-    segments = [_Segment(segment, name) for segment in index._need_view().segments]
+        return Exported(export_vectors(view, name, path, report), 0)
+    segments = [_Segment(segment, name) for segment in view.segments]
     if path.lower().endswith(CIFF):
         with atomic(path) as write:
             return _write_ciff(segments, _description(name, method), write, report)

@@ -89,6 +89,10 @@ class GraphEncoder:
             raise UserError("the model gives vectors that are not finite; its files are damaged")
         return Vectors(rows, sequences.tokens, sequences.dropped)
 
+    def offsets(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """See TextEncoder.offsets."""
+        return self._torch.offsets(texts)
+
     def _rows(self, run: Run, sequences: Sequences) -> NDArray[np.float32]:
         rows = np.empty((len(sequences.ids), self.dim), np.float32)
         head: Any = self._torch.module.head

@@ -13,7 +13,7 @@ from retrieval.index import assets
 from retrieval.index.creation import checked_pipeline, make_method, make_methods
 from retrieval.index.dense_spec import parse_dense
 from retrieval.index.incoming import batches, without_known
-from retrieval.index.method import Method, parse_spec, restore_method
+from retrieval.index.method import Method, parse_spec, with_compact
 from retrieval.index.reader import IndexReader
 from retrieval.index.view import View
 from retrieval.index.writer import Writer
@@ -241,14 +241,7 @@ class Index(IndexReader):
         def work(transaction: Transaction, view: View) -> _Rewritten:
             methods, options = self._methods, self._options
             if compact is not None:
-                methods = {
-                    name: restore_method(
-                        {**method.settings, "compact": compact}, getattr(method, "assets", {})
-                    )
-                    if method.has_lists
-                    else method
-                    for name, method in methods.items()
-                }
+                methods = {name: with_compact(method, compact) for name, method in methods.items()}
                 options = {**options, "compact": compact}
             merged = merge_segments(transaction, view, methods, self._memory, options, reorder, progress)
             return merged, methods, options

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from retrieval.errors import UserError
 from retrieval.stage import Lookup, Param, Stage
+from retrieval.types import Query, Run
 
 if TYPE_CHECKING:
     from retrieval.index.view import View
-    from retrieval.types import Run
 
 
 class IndexStage(Stage):
@@ -29,6 +29,18 @@ class IndexStage(Stage):
     def documents(self) -> Lookup:  # type: ignore[override]
         """The stored documents by id. Raises UserError where the index was built without text."""
         return self.view.lookup()
+
+    def scores(
+        self, queries: list[Query], offsets: NDArray[np.int64], docs: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], int]:
+        """(float32[n], tokens of the queries cut off): the score of each of docs[offsets[i]:offsets[i + 1]],
+        ordinals, for query i."""
+        raise NotImplementedError
+
+    def _rescore(self, queries: list[Query], run: Run) -> Run:
+        docs = self.ordinals(run)
+        scores, dropped = self.scores(queries, run.offsets, docs)
+        return Run(queries, run.offsets, docs, scores, self.view.ids, dropped=dropped)
 
     def explain(self, query: str, ordinal: int) -> dict[str, Any]:
         """{"representation", "score", "terms": [...]} of one document."""

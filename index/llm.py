@@ -16,7 +16,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,6 +72,11 @@ class LlmEncoder(TorchEncoder):
 
     def __repr__(self) -> str:
         return f"<LlmEncoder {self.identity['model']['name']!r}, {self.settings.pooling}, {self.dim}>"
+
+    def offsets(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """(start, end) of each token in characters of its text, shape (tokens, 2); no special tokens."""
+        found = self.tokens.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        return [np.array(each, np.int64).reshape(-1, 2) for each in found["offset_mapping"]]
 
     def prepare(self, texts: Sequence[str], kind: Kind = "passage") -> Sequences:
         """Texts as the model reads them: prompt, text cut to length, end-of-text token."""

@@ -141,6 +141,10 @@ class M2BertEncoder(TorchEncoder):
             gate.refuse(found, f"precision={self.settings.precision}")
         return found
 
+    def offsets(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """(start, end) of each token in characters of its text, shape (tokens, 2); no special tokens."""
+        return self.files.vocabulary.offsets(texts)
+
     def prepare(self, texts: Sequence[str], kind: Kind = "passage") -> Sequences:
         """[CLS] text [SEP], cut to the length; only masked keeps the [SEP] of a cut text; faithful pads."""
         words, settings = self.files.vocabulary, self.settings

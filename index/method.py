@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from retrieval import registry
 from retrieval.errors import UserError
-from retrieval.manifest import DENSE
+from retrieval.manifest import BLOCKS, DENSE
 from retrieval.types import Document
 
 if TYPE_CHECKING:
@@ -101,23 +101,45 @@ class SparseMethod(Method, Protocol):
 
 
 class Spec(NamedTuple):
-    """[NAME=]METHOD[:MODEL] of the command line, read."""
+    """[NAME=]METHOD[:MODEL][(param=value, ...)] of the command line, read. params: how documents are cut."""
 
     name: str
     method: str
     model: str
+    params: Mapping[str, Param] = {}
 
 
 def parse_spec(text: str) -> Spec:
-    """Reads `bm25`, `tildev2:./model` or `unicoil=impacts:vectors.jsonl`. Raises UserError."""
-    name, equals, rest = text.partition("=")
+    """Reads `bm25`, `tildev2:./model`, `unicoil=impacts:vectors.jsonl` or `parts=bm25(blocks=sentences)`.
+
+    Raises UserError.
+    """
+    head, params = _bracketed(text)
+    name, equals, rest = head.partition("=")
     if not equals:
-        name, rest = "", text
+        name, rest = "", head
     method, _, model = rest.partition(":")
     registry.lookup(method, kind="sparse method")
     if not name:
         name = method
-    return Spec(checked_name(name), method, model)
+    return Spec(checked_name(name), method, model, params)
+
+
+def _bracketed(text: str) -> tuple[str, dict[str, Param]]:
+    """What stands before (blocks=..., ...), and that. A file's name may hold brackets of its own."""
+    head, bracket, rest = text.rpartition("(")
+    if not bracket or not rest.endswith(")") or "blocks" not in rest:
+        return text, {}
+    from retrieval.longdoc.splitter import SETTINGS
+    from retrieval.pipeline import parse_params
+
+    params = parse_params(rest[:-1])
+    for key in params:
+        if key not in SETTINGS:
+            raise UserError(f"{text!r}: {key!r} is no setting of blocks; they are {', '.join(SETTINGS)}")
+    if "blocks" not in params:
+        raise UserError(f"{text!r}: name how documents are cut, such as {head}(blocks=sentences)")
+    return head, params
 
 
 def checked_name(name: str) -> str:
@@ -145,7 +167,21 @@ def restore_method(settings: Mapping[str, Any], assets: Mapping[str, bytes]) -> 
         from retrieval.index.dense import DenseMethod
 
         return DenseMethod.restore(settings)
+    if settings["kind"] == BLOCKS:
+        from retrieval.longdoc.block_method import BlockMethod
+
+        return BlockMethod.restore(settings, assets)
     kind: Any = registry.lookup(settings["kind"], kind="sparse method")
     with_assets = len(assets) or getattr(kind, "encodes", False)
     method: Method = kind.restore(settings, assets) if with_assets else kind.restore(settings)
     return method
+
+
+def with_compact(method: Method, compact: bool) -> Method:
+    """The same method, its lists in the other form; itself where it has none."""
+    if method.kind == BLOCKS:
+        made: Method = method.with_compact(compact)  # type: ignore[attr-defined]
+        return made
+    if not method.has_lists:
+        return method
+    return restore_method({**method.settings, "compact": compact}, getattr(method, "assets", {}))

@@ -10,6 +10,7 @@ from retrieval.errors import CompositionError, UnknownName, UserError
 from retrieval.index import filters
 from retrieval.index.method import Method
 from retrieval.index.view import View, no_document
+from retrieval.manifest import BLOCKS
 from retrieval.stage import Param, Stage, lacks_documents, with_documents
 from retrieval.types import Document, Hit, Query
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from retrieval.index.index_stage import IndexStage
     from retrieval.index.stages import SparseStage
     from retrieval.index.statistics import Statistics
+    from retrieval.longdoc.block_stage import Passage
 
 
 class IndexReader:
@@ -88,11 +90,21 @@ class IndexReader:
         """Collection statistics of a representation."""
         if name not in self._methods:
             raise UnknownName("representation", name, list(self._methods))
-        if not self._methods[name].has_lists:
+        method, view = self._seen(name)
+        if not method.has_lists:
             raise UserError(f"{name} is dense and has no term statistics; name a sparse representation")
         from retrieval.index.stages import view_statistics
 
-        return view_statistics(self._need_view(), name)
+        return view_statistics(view, name)
+
+    def _seen(self, name: str) -> tuple[Method, View]:
+        """A representation's method and its view; for blocks the method inside and the view of blocks."""
+        method, view = self._methods[name], self._need_view()
+        if method.kind != BLOCKS:
+            return method, view
+        from retrieval.longdoc.block_view import block_view
+
+        return method.of, block_view(view, name)  # type: ignore[attr-defined]
 
     def encoding(self, name: str) -> dict[str, int]:
         """What became of the documents' tokens in a representation that a model made: encoding_facts()."""
@@ -152,13 +164,35 @@ class IndexReader:
             stage = stages[key] = self.pipeline(pipeline, filter=filter)
         return (stage % k)([Query("1", query)])["1"]
 
+    def passages(
+        self, query: str, ids: Iterable[str], *, pipeline: str | Stage | None = None
+    ) -> list[Passage | None]:
+        """Where each document answers best: the best block by the pipeline's first representation of blocks.
+
+        None for each where the pipeline has no such representation. Raises UserError for an unknown id.
+        """
+        from retrieval.index.explain import leaves
+
+        view = self._need_view()
+        wanted = list(ids)
+        found = view.find_many(wanted)
+        for doc_id, ordinal in zip(wanted, found.tolist(), strict=True):
+            if ordinal < 0:
+                raise no_document(doc_id)
+        for leaf in leaves(self.pipeline(pipeline)):
+            if hasattr(leaf, "passages"):
+                passages: list[Passage | None] = leaf.passages(query, found.tolist())
+                return passages
+        return [None] * len(wanted)
+
     def structures(self, name: str) -> list[dict[str, Any]]:
         """What was built above the vectors of each segment of a dense representation (ann.py); [] else."""
         if name not in self._methods:
             raise UnknownName("representation", name, list(self._methods))
-        if self._methods[name].has_lists:
+        method, view = self._seen(name)
+        if method.has_lists:
             return []
-        found = (segment.vectors(name).structure for segment in self._need_view().segments)
+        found = (segment.vectors(name).structure for segment in view.segments)
         return [facts for facts in found if facts]
 
     def document(self, doc_id: str) -> Document:
@@ -186,7 +220,8 @@ class IndexReader:
         """
         if name is not None:
             return self._methods[name].spans(text)
-        method = next((method for method in self._methods.values() if method.has_lists), None)
+        sparse = (m for m in self._methods.values() if getattr(m, "of", m).has_lists)
+        method = next(sparse, None)
         if method is not None:
             return method.spans(text)
         from retrieval.index.analysis import analyzer

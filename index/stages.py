@@ -75,10 +75,9 @@ class SparseStage(IndexStage):
         return self.method.weigh(self.method.query(text), self.statistics)
 
     def _run(self, queries: list[Query], run: Run | None) -> Run:
-        weights = [self.weights(query.text) for query in queries]
         if run is not None:
-            return self._rescore(queries, weights, run)
-        return self.retrieve(queries, weights)
+            return self._rescore(queries, run)
+        return self.retrieve(queries, [self.weights(query.text) for query in queries])
 
     def retrieve(self, queries: list[Query], weights: Sequence[Mapping[str, float]]) -> Run:
         """The best documents for ready term weights (one mapping a query)."""
@@ -89,10 +88,12 @@ class SparseStage(IndexStage):
             return Run(queries, offsets, docs, scores, self.view.ids, ordered=True)
         return Run(queries, offsets, docs, scores, self.view.ids).cut(self.depth)
 
-    def _rescore(self, queries: list[Query], weights: Sequence[Mapping[str, float]], run: Run) -> Run:
-        docs = self.ordinals(run)
-        scores = self.searcher.rescore(weights, run.offsets, docs)
-        return Run(queries, run.offsets, docs, scores, self.view.ids)
+    def scores(
+        self, queries: list[Query], offsets: NDArray[np.int64], docs: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], int]:
+        """See IndexStage."""
+        weights = [self.weights(query.text) for query in queries]
+        return self.searcher.rescore(weights, offsets, docs), 0
 
     def explain(self, query: str, ordinal: int) -> dict[str, Any]:
         """Score of one document, and what each query term has to do with it."""

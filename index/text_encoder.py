@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retrieval.encoder import DenseEncoder, Kind, Vectors
@@ -223,6 +224,10 @@ class TextEncoder(TorchEncoder):
         finally:
             if self.params.threads:
                 torch.set_num_threads(before)
+
+    def offsets(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """(start, end) of each token in characters of its text, shape (tokens, 2); no special tokens."""
+        return self.tokens.offsets(texts)
 
     def prepare(self, texts: Sequence[str], kind: Kind = "passage") -> Sequences:
         """Texts as the network reads them."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from retrieval.index.consistency import corrupt
 from retrieval.index.exact import largest_norm_of
-from retrieval.manifest import DENSE, STRUCTURE_FACTS
+from retrieval.manifest import BLOCKS, DENSE, STRUCTURE_FACTS
 from retrieval.verified import cache_directory
 
 if TYPE_CHECKING:
@@ -104,9 +104,15 @@ def check_vectors(path: str) -> None:
     from retrieval.snapshot import open_snapshot
 
     with open_snapshot(path) as snapshot:
-        for segment in View(snapshot).segments:
-            for name, settings in snapshot.commit["representations"].items():
-                if settings.get("kind") == DENSE:
+        whole = View(snapshot)
+        for name, settings in snapshot.commit["representations"].items():
+            view = whole
+            if settings.get("kind") == BLOCKS:
+                from retrieval.longdoc.block_view import block_view
+
+                view, settings = block_view(whole, name), settings.get("of", {})
+            if settings.get("kind") == DENSE:
+                for segment in view.segments:
                     segment.vectors(name).check()
 
 

@@ -16,7 +16,7 @@ from retrieval.index.documents import DocumentsReader
 from retrieval.index.filters import schema
 from retrieval.index.postings import Postings
 from retrieval.index.vector_part import VectorPart
-from retrieval.manifest import DENSE
+from retrieval.manifest import BLOCKS, DENSE
 from retrieval.types import Document
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ class SegmentView:
         return self._postings[representation]
 
     def lists(self) -> Iterator[tuple[str, Postings]]:
-        """Each representation that has inverted lists, with them."""
+        """Each representation that has inverted lists of documents, with them."""
         described = self._snapshot.commit["representations"]
         for name in self.entry["parts"]:
-            if described[name].get("kind") != DENSE:
+            if described[name].get("kind") not in (DENSE, BLOCKS):
                 yield name, self.postings(name)
 
     def vectors(self, representation: str) -> VectorPart:

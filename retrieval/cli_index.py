@@ -23,7 +23,7 @@ from retrieval.cli_common import (
 from retrieval.cli_interrupt import Stoppable, interrupts
 from retrieval.cli_parser import Parser
 from retrieval.errors import UserError
-from retrieval.manifest import DENSE
+from retrieval.manifest import BLOCKS, DENSE
 
 if TYPE_CHECKING:
     from retrieval.data.corpus import Corpus
@@ -149,7 +149,7 @@ def _of_file(spec: str, path: str) -> str:
     """A representation of a corpus without text: one of its own lists. Raises UserError for any other."""
     from retrieval.index.method import parse_spec
 
-    name, method, model = parse_spec(spec)
+    name, method, model, _ = parse_spec(spec)
     if method == "impacts" or (method == "bm25" and model):
         return f"{name}={method}:{model or path}"
     raise UserError(
@@ -173,7 +173,7 @@ def _report_built(target: Index, names: Collection[str] | None = None) -> None:
     for name, settings in target.representations.items():
         if names is not None and name not in names:
             continue
-        if "model" in settings or "identity" in settings:
+        if "splitter" in settings or "model" in settings or "identity" in settings:
             sentence = left_out(name, target.encoding(name))
             if sentence:
                 note(sentence)
@@ -265,7 +265,7 @@ def check(given: Namespace) -> None:
     from retrieval import check as checks
 
     facts: dict[str, Any] = (checks.rollback if given.rollback else checks.check)(given.directory)
-    if any(settings.get("kind") == DENSE for settings in facts["representations"].values()):
+    if any(settings.get("kind") in (DENSE, BLOCKS) for settings in facts["representations"].values()):
         from retrieval.index.vector_part import check_vectors
 
         check_vectors(given.directory)
@@ -284,6 +284,10 @@ def check(given: Namespace) -> None:
 def _summary(settings: dict[str, Any]) -> str:
     from retrieval.render import printable
 
+    if settings.get("kind") == BLOCKS and isinstance(settings.get("of"), dict):
+        cut = settings.get("splitter")
+        how = ", ".join(f"{key} {value}" for key, value in cut.items()) if isinstance(cut, dict) else "?"
+        return printable(f"{_summary(settings['of'])}; {how}")
     parts = [str(settings.get("kind", "?"))]
     analyzer, identity, runtime = (settings.get(key) for key in ("analyzer", "identity", "runtime"))
     if isinstance(analyzer, dict) and "name" in analyzer:

@@ -43,6 +43,9 @@ class DenseEncoder(Protocol):
     runtime   JSON: how it is computed, which changes the last digits alone: "backend", "precision", and
               "gate", its cosine to float32 on a probe, where it is not float32
     dim       length of a vector
+
+    One may have as well offsets(texts): where the tokens of each text lie, int64[tokens, 2] each; without it
+    blocks are counted in words (longdoc/splitter.py).
     """
 
     @property

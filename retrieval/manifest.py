@@ -13,7 +13,7 @@ import orjson
 from retrieval.diskio import disk_errors, open_regular, storage_error
 from retrieval.errors import CorruptIndex, UnsupportedFormat
 
-FORMAT = 3
+FORMAT = 4
 OLDEST = 1
 MAX_COMMIT = 256 << 20
 
@@ -27,6 +27,7 @@ OLD_NAME = re.compile(r"commit-(0|[1-9][0-9]{0,17})")
 ASSETS = "assets"  # key of a representation's entry: the part that holds its assets, from format 2 on
 STRUCTURE_FACTS = "ann.json"  # file of a part with vectors: what was built above them
 DENSE = "dense"  # kind of a representation by vectors, from format 3 on
+BLOCKS = "blocks"  # kind of a representation of documents' blocks, from format 4 on
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{32}")
 
@@ -48,8 +49,13 @@ def empty_commit(uuid: str, written_by: str) -> dict[str, Any]:
 
 
 def min_reader(commit: dict[str, Any]) -> int:
-    """The oldest format whose readers understand a commit: assets came with format 2, vectors with 3."""
+    """The oldest format whose readers understand a commit.
+
+    Assets came with format 2, vectors with 3, blocks with 4.
+    """
     entries = commit["representations"].values()
+    if any(entry.get("kind") == BLOCKS for entry in entries):
+        return 4
     if any(entry.get("kind") == DENSE for entry in entries):
         return 3
     return 2 if any(ASSETS in entry for entry in entries) else 1

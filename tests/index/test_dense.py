@@ -21,6 +21,7 @@ from retrieval.check import check
 from retrieval.errors import CompositionError, CorruptIndex, UnknownName, UnsupportedFormat, UserError
 from retrieval.index.export import export
 from retrieval.index.vector_part import VectorPart
+from retrieval.manifest import FORMAT
 from retrieval.stage import Given
 from retrieval.testing import check_stage
 from retrieval.types import Query, Run
@@ -285,9 +286,9 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
 def test_only_a_new_reader_may_open_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = made(tmp_path, corpus(5))
     head = json.loads((tmp_path / "index" / "COMMIT").read_bytes().split(b"\n", 1)[1])
-    assert (head["format"], head["min_reader"]) == (3, 3)
+    assert (head["format"], head["min_reader"]) == (FORMAT, 3)
     monkeypatch.setattr("retrieval.manifest.FORMAT", 2)
-    with pytest.raises(UnsupportedFormat, match=r"format 3, this build reads 1\.\.2"):
+    with pytest.raises(UnsupportedFormat, match=r"format 4, this build reads 1\.\.2"):
         Index.open(index.path)
 
 

@@ -90,7 +90,8 @@ def freeze(path: Path) -> None:
         registry.register("carrier", kind="sparse method")(Carrier)
         install()
         dense = [f"vec={model(Path(scratch))}(dim=3)"]
-        index = Index.create(Path(scratch) / "index", ["bm25", "carrier"], dense, analyzer="german")
+        sparse = ["bm25", "carrier", "parts=bm25(blocks=windows, tokens=4, overlap=1)"]
+        index = Index.create(Path(scratch) / "index", sparse, dense, analyzer="german")
         every = documents()
         index.add(every[:17_000])
         index.commit()
