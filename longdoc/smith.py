@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from retrieval.encoder import Kind
 from retrieval.errors import UnknownName, UserError
 from retrieval.index.fused import FusedBert
+from retrieval.index.grad_cache import embed_cached, embed_plainly
 from retrieval.index.model_files import Dtype, ModelFiles
 from retrieval.index.packed import pack, plan_batches
 from retrieval.index.torch_encoder import Sequences, TorchEncoder
@@ -199,15 +199,13 @@ class SmithEncoder(TorchEncoder):
         graphs = torch.is_grad_enabled()
         whole = graphs and not self.checkpointing
         batches = plan_batches(lengths, int(lengths.sum()) if whole else self.budget)
-        rows: list[Tensor] = []
-        for batch in batches:
-            part = [blocks[at] for at in batch.tolist()]
-            if graphs and self.checkpointing:
-                rows.append(checkpoint(self._read, part, use_reentrant=False))
-            else:
-                rows.append(self._read(part))
-        back = np.argsort(np.concatenate(batches), kind="stable")
-        return torch.cat(rows)[torch.from_numpy(back).to(self._device)]
+
+        def read(some: NDArray[np.int64]) -> Tensor:
+            return self._read([blocks[at] for at in some.tolist()])
+
+        if graphs and self.checkpointing:
+            return embed_cached(read, batches, self._device, torch.initial_seed())
+        return embed_plainly(read, batches)
 
     def _read(self, blocks: list[NDArray[np.int32]]) -> Tensor:
         """One packed call of the sentence level."""

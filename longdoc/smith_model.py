@@ -74,18 +74,14 @@ class SmithConfig:
         if not 4 <= made.block <= sentence.longest:
             raise UserError(f"block={made.block}: the sentence level reads 4 to {sentence.longest} tokens")
         if sentence.hidden_size % made.heads:
-            raise UserError(
-                f"heads={made.heads}: a width of {sentence.hidden_size} does not divide into them"
-            )
+            raise UserError(f"heads={made.heads}: they do not divide a width of {sentence.hidden_size}")
         if made.compat and (made.pooling, made.document) != ("cls", "first"):
             raise UserError(
                 "compat=true is the released model, with pooling=cls and document=first; give these, or "
                 "leave compat out"
             )
         if made.compat and made.loop > made.positions:
-            raise UserError(
-                f"loop={made.loop}: the document level has {made.positions} positions; give fewer"
-            )
+            raise UserError(f"loop={made.loop}: there are {made.positions} positions; give fewer")
         return made
 
     @property
