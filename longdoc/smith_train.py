@@ -147,7 +147,7 @@ class Pretraining(SmithTask):
             rng = np.random.default_rng([0, start])
             batch = self._held_out[start : start + self.batch]
             total, figures = self._loss(batch, rng)
-            for name, value in {"loss": float(total), **figures}.items():
+            for name, value in {"loss": float(total.detach()), **figures}.items():
                 found.setdefault(name, []).append(value * len(batch))
         return {name: sum(values) / len(self._held_out) for name, values in found.items()}
 
@@ -189,7 +189,7 @@ class Pairs(SmithTask):
         for start in range(0, len(self._held_out), self.batch):
             examples = self._held_out[start : start + self.batch]
             total, figures = self._loss(examples, (-1, start), np.random.default_rng([0, start]))
-            for name, value in {"loss": float(total), **figures}.items():
+            for name, value in {"loss": float(total.detach()), **figures}.items():
                 found.setdefault(name, []).append(value * len(examples))
         return {name: sum(values) / len(self._held_out) for name, values in found.items()}
 
