@@ -1,7 +1,6 @@
-"""Runs of passages to runs of documents: MaxP, FirstP, SumP and the mean of the best k.
+"""Runs of passages to runs of documents, by whatever pooling.py knows.
 
-Dai, Callan: Deeper Text Understanding for IR with Contextual Neural Language Modeling. SIGIR 2019 (max,
-first, sum). Passages are told by their ids, such as "D123#4" for the fifth passage of D123.
+Passages are told by their ids, such as "D123#4" for the fifth passage of D123.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import UserError
+from retrieval.longdoc.pooling import HOW, Weights, pool
 from retrieval.ordering import rank_order
 from retrieval.types import Run
 
-HOW = ("max", "first", "sum", "mean")
+__all__ = ["HOW", "Documents", "aggregate", "split_id"]
 
 
 class Documents(NamedTuple):
@@ -43,22 +43,19 @@ def aggregate(
     how: str = "max",
     *,
     k: int = 3,
+    weights: Weights | None = None,
     first: int = 0,
     split: Callable[[str], tuple[str, int]] = split_id,
 ) -> Documents:
     """A run of documents out of a run of their passages.
 
-    how    max: the best passage's score; first: that of the passage numbered `first`, documents without it in
-           the run are left out; sum: of all passages in the run; mean: of the best `k`, or of all if fewer
-    split  (document, number) of a passage's id
+    how, k, weights  as in pooling.pool(); first: the passage numbered `first`, documents without it in the
+                     run are left out
+    split            (document, number) of a passage's id
 
-    A passage that is not in the run counts nowhere, so take the run deep. Sums are in float64 and stored as
-    float32. Raises UserError for a `how` or a `k` that there is not, and for ids that `split` refuses.
+    A passage that is not in the run counts nowhere, so take the run deep. Raises UserError as pool() does,
+    and for ids that `split` refuses.
     """
-    if how not in HOW:
-        raise UserError(f"how={how!r} does not aggregate passages; it is one of {', '.join(HOW)}")
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise UserError(f"k={k!r} passages; give a whole number, 1 or more")
     documents: dict[str, int] = {}
     used, place = np.unique(passages.docs, return_inverse=True)
     pairs = [split(passages.doc_ids[doc]) for doc in used.tolist()]
@@ -72,18 +69,11 @@ def aggregate(
     order = np.argsort(key, kind="stable")
     rows, found = kept[order], key[order]
     begins = np.flatnonzero(np.diff(found, prepend=-1))
-    scores = passages.scores[rows].astype(np.float64)
-    if how in ("sum", "mean") and len(begins):
-        sizes = np.diff(np.append(begins, len(rows)))
-        nth = np.arange(len(rows)) - np.repeat(begins, sizes)
-        counted = nth < (k if how == "mean" else len(rows))
-        totals = np.add.reduceat(np.where(counted, scores, 0.0), begins)
-        scores = totals / (np.minimum(sizes, k) if how == "mean" else 1)
-    else:
-        scores = scores[begins]
+    ends = np.append(begins, len(rows))
+    stored = pool(passages.scores[rows], ends, "max" if how == "first" else how, k, weights)
     asked, docs = np.divmod(found[begins], max(len(documents), 1))
     offsets = np.searchsorted(asked, np.arange(len(passages) + 1))
-    ids, stored = list(documents), scores.astype(np.float32)
+    ids = list(documents)
     ranked = rank_order(offsets, docs.astype(np.int32), stored, ids)
     best = passages.docs[rows[begins]][ranked]
     run = Run(

@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import UserError
-from retrieval.longdoc.aggregate import HOW, aggregate, split_id
+from retrieval.longdoc.aggregate import aggregate, split_id
+from retrieval.longdoc.pooling import Weights
 from retrieval.types import Run
 
 PASSAGES = [f"{document}#{number}" for document in ("a", "b#1", "c") for number in range(4)]
 HITS = st.dictionaries(st.sampled_from(PASSAGES), st.sampled_from([-3.0, 0.0, 0.1, 2.0, 7.25]))
+BEST_TWO = Weights("learned", np.array([0.75, 0.5]))
 RUNS = st.fixed_dictionaries({"q1": HITS, "q2": HITS, "q3": HITS})
 
 
@@ -28,15 +30,16 @@ def by_hand(hits: dict[str, float], how: str, k: int) -> list[tuple[str, float, 
         values = [float(np.float32(hits[each])) for each in group]
         total = {"max": values[0], "first": values[0], "sum": sum(values)}
         total["mean"] = sum(values[:k]) / len(values[:k])
+        total["learned"] = 0.75 * values[0] + 0.5 * values[:2][-1]
         scores[document] = float(np.float32(total[how]))
     order = sorted(scores, key=lambda each: (scores[each], each), reverse=True)
     return [(each, scores[each], groups[each][0]) for each in order]
 
 
-@given(RUNS, st.sampled_from(HOW), st.integers(1, 5))
+@given(RUNS, st.sampled_from(["max", "first", "sum", "mean", "learned"]), st.integers(1, 5))
 def test_against_plain_python(runs: dict[str, dict[str, float]], how: str, k: int) -> None:
     passages = Run.from_dict(runs)
-    run, best = aggregate(passages, how, k=k)
+    run, best = aggregate(passages, how, k=k, weights=BEST_TWO if how == "learned" else None)
     assert list(run) == list(runs)
     names = iter([passages.doc_ids[int(each)] for each in best])
     found = {name: [(hit.doc_id, hit.score, next(names)) for hit in hits] for name, hits in run.items()}
