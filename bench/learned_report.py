@@ -23,15 +23,15 @@ _CELLS = 4_000_000  # numbers drawn at once
 
 
 def figures(
-    sets: Mapping[str, Mapping[str, Evaluation]], test: str = "t", seed: int = 0
+    sets: Mapping[str, Mapping[str, Evaluation]], test: str = "t", seed: int = 0, baseline: str = BASELINE
 ) -> tuple[dict[str, Figures], Figures]:
     """(of each set, of the mean over the sets), from set -> system -> Evaluation; the same systems in each.
 
     Intervals: percentile bootstrap over queries, of the mean over sets with each set's queries drawn by
-    themselves. p: two-sided paired test against BM25, in `p_holm` corrected over the sets.
+    themselves. p: two-sided paired test against the baseline, in `p_holm` corrected over the sets.
     """
     labels = list(next(iter(sets.values())))
-    base = labels.index(BASELINE)
+    base = labels.index(baseline)
     found: dict[str, Figures] = {name: {label: {} for label in labels} for name in sets}
     mean: Figures = {label: {} for label in labels}
     for measure in MEASURES:
@@ -42,12 +42,12 @@ def figures(
             exact.append(columns.mean(axis=0))
             _fill(found[name], measure, exact[-1], drawn[-1], base)
             for label in labels:
-                if label != BASELINE:
-                    values = systems[label].values[measure], systems[BASELINE].values[measure]
+                if label != baseline:
+                    values = systems[label].values[measure], systems[baseline].values[measure]
                     found[name][label][measure]["p"] = TESTS[test](*values).p
         _fill(mean, measure, np.mean(exact, axis=0), np.mean(drawn, axis=0), base)
         for label in labels:
-            if label != BASELINE:
+            if label != baseline:
                 cells = [found[name][label][measure] for name in sets]
                 for cell, p in zip(cells, holm([cell["p"] for cell in cells]), strict=True):
                     cell["p_holm"] = p

@@ -21,7 +21,7 @@ from retrieval.errors import UserError
 from retrieval.index.creation import make_methods
 from retrieval.index.index import Index
 from retrieval.index.postings import Postings
-from retrieval.manifest import DENSE
+from retrieval.manifest import BLOCKS, DENSE
 from retrieval.types import Query
 
 SPLIT = "test"
@@ -109,8 +109,9 @@ class Indexes:
 def facts(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     """What each representation of an index takes, by name; documents count whether deleted or not.
 
-    bytes, list_bytes (without the forward view), terms (none of vectors): a document. Of those that a model
-    encoded also seconds a document, tokens and dropped (all documents together) and cut (how many lost some).
+    bytes, list_bytes (without the forward view), terms (none of vectors and blocks): a document. Of those
+    that a model encoded also seconds a document (or block), tokens and dropped (all together), and cut
+    (how many lost some).
     """
     with Store.open(path) as snapshot:
         commit = snapshot.commit
@@ -124,7 +125,7 @@ def facts(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
                 sizes = {file: snapshot.size(file) for file in snapshot.files(f"{part}/")}
                 total += sum(sizes.values())
                 forward += sum(sizes.get(f"{part}/{file}", 0) for file in _FORWARD)
-                if commit["representations"][name]["kind"] != DENSE:
+                if commit["representations"][name]["kind"] not in (DENSE, BLOCKS):
                     postings += int(Postings(snapshot, part).df.sum(dtype=np.int64))
                 if f"{part}/encoding.json" in snapshot:
                     for key, value in snapshot.json(f"{part}/encoding.json").items():

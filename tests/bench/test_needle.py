@@ -111,11 +111,11 @@ def far(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_collections_are_found_and_in_order(far: Callable[..., Path]) -> None:
-    long, short = far(120), far(60)
+    long, short = far(120, ("last", "middle", "beyond-50", "beyond-6", "first")), far(60)
     found = needle.find([str(long), str(short / "last"), str(short / "first")])
-    assert [(place.length, place.depth) for place in found] == [
-        (60, "first"), (60, "last"), (120, "first"), (120, "beyond-20"), (120, "last"),
-    ]  # fmt: skip
+    depths = ["first", "beyond-6", "beyond-50", "middle", "last"]
+    wanted = [(60, "first"), (60, "last"), *((120, depth) for depth in depths)]
+    assert [(place.length, place.depth) for place in found] == wanted
     assert {place.unit for place in found} == {"words"}
 
 
