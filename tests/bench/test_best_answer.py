@@ -154,6 +154,7 @@ def test_orders_in_replies() -> None:
             " > ".join(map(str, order)),
         ):
             assert ada_leval.parse_order(reply) == wanted
+    assert ada_leval.parse_order("1 or 2 first? Answer: [2, 1, 4, 3]") == [2, 1, 4, 3]
     for reply in ("1 2 3", "", "1 2 3 4 3", "Answer: [true, 2, 3, 4]"):
         assert ada_leval.parse_order(reply) is None
     shuffled = [Shuffled("a", "", [2, 1, 4, 3])] * 4
