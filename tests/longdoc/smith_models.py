@@ -8,12 +8,19 @@ from typing import Any
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "the", "meeting", "remote", "control", "cost"]
 PIECES += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
-BERT = {
+BERT: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 32, "max_position_embeddings": 32,
 }  # fmt: skip
-SHAPE = {"block": 12, "positions": 16, "layers": 2, "heads": 2, "intermediate": 32, "attention_size": 8}
-RELEASED = {**SHAPE, "compat": True, "pooling": "cls", "document": "first", "loop": 8}
+SHAPE: dict[str, Any] = {
+    "block": 12,
+    "positions": 16,
+    "layers": 2,
+    "heads": 2,
+    "intermediate": 32,
+    "attention_size": 8,
+}
+RELEASED: dict[str, Any] = {**SHAPE, "compat": True, "pooling": "cls", "document": "first", "loop": 8}
 TEXT = " ".join(f"The meeting of {word} is remote. The cost of control is a {word}." for word in "abcdefgh")
 
 

@@ -19,8 +19,9 @@ pytest.importorskip("sentencex")
 from retrieval import registry  # noqa: E402
 from retrieval.errors import UnknownName, UserError  # noqa: E402
 from retrieval.index.dense_spec import detect, open_encoder  # noqa: E402
+from retrieval.index.model_files import ModelFiles  # noqa: E402
 from retrieval.index.packed import pack  # noqa: E402
-from retrieval.longdoc import smith, smith_start  # noqa: E402
+from retrieval.longdoc import smith  # noqa: E402
 from retrieval.longdoc.blocks import Block, sentences  # noqa: E402
 from retrieval.longdoc.smith_losses import AMPLIFIER, Matching  # noqa: E402
 from retrieval.longdoc.smith_model import SmithConfig  # noqa: E402
@@ -335,7 +336,7 @@ def test_a_new_one_begins_as_its_start(tmp_path: Path) -> None:
     assert torch.nn.functional.cosine_similarity(row, hidden, dim=0) > 0.98  # all but tanh
     assert smith.new(path, heads=2).module.config.block == 32  # of BERT's positions
     released = smith.new(path, compat=True, heads=2, loop=4, block=16)
-    tensors = smith_start.ModelFiles.open(path).tensors()
+    tensors = ModelFiles.open(path).tensors()
     assert torch.equal(released.module.block_head.pooler.weight, tensors["pooler.dense.weight"])
     assert released.module.config == SmithConfig(
         block=16, positions=128, layers=3, heads=2, intermediate=512, pooling="cls", document="first",
