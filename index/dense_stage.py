@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoder import Kind
 from retrieval.errors import UserError
 from retrieval.index import exact
 from retrieval.index.index_stage import IndexStage
@@ -28,7 +29,7 @@ _WORTH_A_GPU = 1 << 22  # numbers; fewer are read from memory sooner than a devi
 _BATCH = 256  # queries encoded and answered together
 _EFFORT = "nprobe", "ef", "refine"
 _RUNTIME = "model", "backend", "precision", "device"
-_PARAMETERS = "recall", *_EFFORT, "exact", *_RUNTIME
+_PARAMETERS = "recall", *_EFFORT, "exact", "reads", *_RUNTIME
 
 
 class DenseStage(IndexStage):
@@ -37,7 +38,7 @@ class DenseStage(IndexStage):
     params  recall (.95): what the approximate structure has to have reached when it was built; instead of it
             nprobe, ef or refine, as the kind of structure has them; exact=true: no structure; model, backend,
             precision, device: another copy, or another way of computing, of the very model that the documents
-            were encoded with
+            were encoded with; reads (query): passage, where queries are documents, encoded as such
     masks   per segment, which documents may be returned
     unread  why a structure that is there is not read, so that the search is exact; empty where none is
     """
@@ -57,6 +58,7 @@ class DenseStage(IndexStage):
         self._threads = threads
         self._masks = view.masks(None) if masks is None else masks
         self._recall, self._effort, self._exact = _search_parameters(name, params)
+        self._kind = _kind(name, params.get("reads", "query"))
         self._runtime = {key: params[key] for key in _RUNTIME if key in params}
         if "model" in params:
             method.query_encoder(self._runtime)  # another model is refused here, not at the first query
@@ -92,7 +94,7 @@ class DenseStage(IndexStage):
         )
 
     def _encode(self, queries: Sequence[Query]) -> tuple[NDArray[np.float32], int]:
-        made = self.method.query_encoder(self._runtime).encode([query.text for query in queries], "query")
+        made = self.method.query_encoder(self._runtime).encode([query.text for query in queries], self._kind)
         for query, row in zip(queries, made.rows, strict=True):
             if not np.isfinite(row).all():
                 raise UserError(f"query {query.query_id!r}: its vector is not finite; is the model damaged?")
@@ -166,6 +168,14 @@ def has_gpu() -> bool:
     """Whether torch, where it has been loaded, sees a CUDA device."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_available())
+
+
+def _kind(name: str, reads: Param) -> Kind:
+    if reads == "query":
+        return "query"
+    if reads == "passage":
+        return "passage"
+    raise UserError(f"{name} cannot take reads={reads!r}; it is query or passage")
 
 
 def _search_parameters(name: str, params: Mapping[str, Param]) -> tuple[float, dict[str, int] | None, bool]:

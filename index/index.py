@@ -62,6 +62,7 @@ class Index(IndexReader):
         compact: bool = False,
         store_text: bool = True,
         pipeline: str | None = None,
+        strict_length: bool = False,
         memory: int = MEMORY,
     ) -> Index:
         """A new index at a path that is free, or with overwrite in place of the index there.
@@ -71,12 +72,15 @@ class Index(IndexReader):
         compact     bit-packed lists: about two thirds of the size, slower to search
         store_text  keep the documents' text (without it: no snippets, no later representation)
         pipeline    what a search does that names no pipeline
+        strict_length  refuse documents, now and later, of which a model would not read all tokens
         memory      bytes that building may hold before it spills
 
         Raises UserError, UnknownName, Locked, StorageError. What was there stays until the first commit.
         """
         methods = make_methods(sparse, dense, analyzer=analyzer, compact=compact)
         options: dict[str, Any] = {"store_text": store_text, "analyzer": analyzer, "compact": compact}
+        if strict_length:
+            options["strict_length"] = True
         if pipeline is not None:
             options["pipeline"] = checked_pipeline(pipeline, list(methods))
         store = Store.create(path, overwrite=overwrite)
@@ -120,6 +124,7 @@ class Index(IndexReader):
             self._writer = Writer(
                 transaction, self._view, self._methods, memory=self._memory,
                 store_text=self._options.get("store_text", True), numbered=self._options.get("numbered", 0),
+                strict=self._options.get("strict_length") is True,
             )  # fmt: skip
         return self._writer
 
@@ -219,7 +224,8 @@ class Index(IndexReader):
                     f"the index has a representation {name!r} already; give the new one another NAME="
                 )
             method = make_method(parsed, self._options)
-            segments = add_representation(transaction, view, name, method, self._memory, progress)
+            strict = self._options.get("strict_length") is True
+            segments = add_representation(transaction, view, name, method, self._memory, progress, strict)
             return segments, {**self._methods, name: method}, self._options
 
         return self._rewrite(work)

@@ -27,7 +27,13 @@ Array = NDArray[Any]
 
 
 def add_representation(
-    transaction: Transaction, view: View, name: str, method: Method, memory: int, progress: Progress
+    transaction: Transaction,
+    view: View,
+    name: str,
+    method: Method,
+    memory: int,
+    progress: Progress,
+    strict: bool = False,
 ) -> list[dict[str, Any]]:
     """The segments with a part for one more representation, built from the stored text. Raises UserError."""
     from retrieval.index.deletes import write_deletes
@@ -39,7 +45,7 @@ def add_representation(
                 "the index was built without text, so nothing can be built from it; index the corpus again"
             )
         writer = SegmentWriter(
-            transaction, {name: method}, memory=memory, store_text=False, keep_documents=False
+            transaction, {name: method}, memory=memory, store_text=False, keep_documents=False, strict=strict
         )
         for batch in segment.store.batches():
             writer.add(batch)

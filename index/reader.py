@@ -115,10 +115,16 @@ class IndexReader:
         return encoding_facts(self._need_view(), name)
 
     def pipeline(
-        self, text: str | Stage | None = None, *, filter: str | None = None, threads: int = 1
+        self,
+        text: str | Stage | None = None,
+        *,
+        filter: str | None = None,
+        threads: int = 1,
+        like: bool = False,
     ) -> Stage:
         """The stage that a pipeline text names: representations of this index and registered stages.
 
+        like: the queries are documents, which dense encoders read as such.
         None: the stored pipeline, else the only representation. A stage comes back as it is; where one reads
         the documents' text (a cross-encoder), it gets it from here. Raises CompositionError, UnknownName,
         UserError for such a stage where the index has no text.
@@ -138,6 +144,8 @@ class IndexReader:
 
         def resolve(name: str, params: Mapping[str, Any]) -> Stage:
             if name in self._methods:
+                if like and not self._seen(name)[0].has_lists:
+                    params = {"reads": "passage", **params}
                 return self.stage(name, filter=filter, threads=threads, **params)
             try:
                 made: Stage = registry.make(name, params)
@@ -184,6 +192,17 @@ class IndexReader:
                 passages: list[Passage | None] = leaf.passages(query, found.tolist())
                 return passages
         return [None] * len(wanted)
+
+    def like(
+        self, doc_id: str, k: int = 10, *, pipeline: str | None = None, filter: str | None = None
+    ) -> list[Hit]:
+        """The k documents most like a document of the index, itself left out. Raises UserError."""
+        text = self.document(doc_id).full_text()
+        if not text:
+            raise UserError(f"the index was built without text, so nothing can be compared with {doc_id!r}")
+        stage = self.pipeline(pipeline, filter=filter, like=True)
+        hits = [hit for hit in (stage % (k + 1))([Query("1", text)])["1"] if hit.doc_id != doc_id][:k]
+        return [Hit(hit.doc_id, hit.score, rank) for rank, hit in enumerate(hits, 1)]
 
     def structures(self, name: str) -> list[dict[str, Any]]:
         """What was built above the vectors of each segment of a dense representation (ann.py); [] else."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from retrieval.errors import UserError
 from retrieval.types import Document
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class RecordBuilder:
         self._cache = cache
         self._facts = dict.fromkeys(COUNTED, 0)
         self._seconds = 0.0
+        self.strict = False  # whether a document that loses tokens is refused
 
     def _records(self, texts: list[str]) -> list[bytes]:
         """The record of each text."""
@@ -47,18 +49,15 @@ class RecordBuilder:
 
     def add(self, documents: Sequence[Document]) -> None:
         """The next documents. Raises UserError for a model that does not fit or gives no numbers."""
-        texts: list[str] = []
-        size = 0
-        for document in documents:
-            texts.append(document.full_text())
-            size += len(texts[-1])
-            if len(texts) == _SLICE or size >= _SLICE_TEXT:
-                self._add(texts)
-                texts, size = [], 0
-        if texts:
-            self._add(texts)
+        start = size = 0
+        for at, document in enumerate(documents, 1):
+            size += len(document.title) + len(document.text)
+            if at - start == _SLICE or size >= _SLICE_TEXT or at == len(documents):
+                self._add(documents[start:at])
+                start, size = at, 0
 
-    def _add(self, texts: list[str]) -> None:
+    def _add(self, documents: Sequence[Document]) -> None:
+        texts = [document.full_text() for document in documents]
         from retrieval.index.encoded import text_key
 
         keys = [text_key(self._identity, text) for text in texts]
@@ -78,8 +77,10 @@ class RecordBuilder:
             if self._cache is not None:
                 self._cache.put(list(missing), records)
         found = [made[key] if record is None else record for key, record in zip(keys, known, strict=True)]
-        for record in found:
+        for record, document in zip(found, documents, strict=True):
             tokens, dropped = _COUNTS.unpack_from(record)
+            if self.strict and dropped:
+                raise too_long(document.doc_id, tokens, dropped)
             self._facts["tokens"] += tokens
             self._facts["dropped"] += dropped
             self._facts["cut"] += dropped > 0
@@ -91,6 +92,14 @@ class RecordBuilder:
     def facts(self) -> dict[str, Any]:
         """What became of the tokens, and the seconds that the model took: for the file FACTS of the part."""
         return {**self._facts, "seconds": round(self._seconds, 3)}
+
+
+def too_long(doc_id: str, tokens: int, dropped: int) -> UserError:
+    """The error for a document that would lose tokens where none may be lost."""
+    return UserError(
+        f"document {doc_id!r} has {tokens:,} tokens, of which the model would not read {dropped:,}; cut "
+        "documents into blocks, NAME=MODEL(blocks=sentences), or leave out --strict-length"
+    )
 
 
 def encoding_facts(view: View, representation: str) -> dict[str, int]:

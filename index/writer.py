@@ -33,12 +33,15 @@ class SegmentWriter:
         memory: int,
         store_text: bool,
         keep_documents: bool = True,
+        strict: bool = False,
     ) -> None:
         self._transaction = transaction
         self._parts = {name: transaction.part() for name in methods}
         share = memory // max(1, len(methods))
         self._consumed = {field for method in methods.values() for field in getattr(method, "consumes", ())}
         self._builders = {name: _builder(transaction, method, share) for name, method in methods.items()}
+        for builder in self._builders.values():
+            builder.strict = strict  # type: ignore[attr-defined]  # what cuts nothing off passes over it
         self._part = transaction.part() if keep_documents else None
         self._documents = (
             DocumentsWriter(self._part, store_text=store_text) if self._part is not None else None
@@ -101,6 +104,7 @@ class Writer:
         memory: int,
         store_text: bool,
         numbered: int,
+        strict: bool = False,
     ) -> None:
         self.transaction = transaction
         self.numbered = numbered  # how many texts without an id have been given a number
@@ -108,6 +112,7 @@ class Writer:
         self._methods = methods
         self._memory = memory
         self._store_text = store_text
+        self._strict = strict
         self._segment: SegmentWriter | None = None
         self._finished: list[dict[str, Any]] = []  # entries of new segments; the open one comes after them
         self._starts: list[int] = []  # number in _ids of each new segment's first document
@@ -166,8 +171,9 @@ class Writer:
         if self._segment is None:
             self._starts.append(self._ids.count)
             self._segment = SegmentWriter(
-                self.transaction, self._methods, memory=self._memory, store_text=self._store_text
-            )
+                self.transaction, self._methods, memory=self._memory, store_text=self._store_text,
+                strict=self._strict,
+            )  # fmt: skip
         self._segment.add(batch)
         self._ids.add([document.doc_id for document in batch])
 

@@ -16,6 +16,7 @@ import numpy as np
 from retrieval import registry
 from retrieval.errors import CorruptIndex, UserError
 from retrieval.index.method import Builder, Method, restore_method
+from retrieval.index.record_builder import too_long
 from retrieval.longdoc.block_table import BlockTableWriter, merge_tables
 from retrieval.longdoc.block_view import block_view
 from retrieval.longdoc.splitter import KIND, TITLE, WORDS, Splitter, take_settings
@@ -145,6 +146,7 @@ class BlockBuilder:
     def __init__(self, of: Builder, splitter: Splitter) -> None:
         self._of, self._splitter = of, splitter
         self._table = BlockTableWriter()
+        self.strict = False  # see RecordBuilder
 
     def add(self, documents: Sequence[Document]) -> None:
         """The next documents, in order."""
@@ -157,6 +159,10 @@ class BlockBuilder:
 
     def _add(self, documents: Sequence[Document]) -> None:
         for document, blocks in zip(documents, self._splitter.blocks(documents), strict=True):
+            if self.strict:
+                if dropped := sum(block.dropped for block in blocks):
+                    raise too_long(document.doc_id, sum(block.tokens for block in blocks) + dropped, dropped)
+                self._of.strict = True  # type: ignore[attr-defined]
             self._table.add(blocks)
             self._of.add(list(self._splitter.documents(document, blocks)))
 

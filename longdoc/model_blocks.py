@@ -10,7 +10,7 @@ import numpy as np
 
 from retrieval.errors import UserError
 from retrieval.index.dense_builder import Spill, built
-from retrieval.index.record_builder import COUNTED
+from retrieval.index.record_builder import COUNTED, too_long
 from retrieval.index.record_builder import FACTS as ENCODING
 from retrieval.index.vector_part import write_vectors
 from retrieval.longdoc.block_table import BlockTableWriter
@@ -34,6 +34,7 @@ class ModelBlockBuilder:
         self._table = BlockTableWriter()
         self._facts = dict.fromkeys(COUNTED, 0)
         self._seconds = 0.0
+        self.strict = False  # see RecordBuilder
 
     def add(self, documents: Sequence[Document]) -> None:
         """The next documents, in order. Raises UserError for vectors of another length or not finite."""
@@ -61,8 +62,11 @@ class ModelBlockBuilder:
             blocks = made.blocks[first:last]
             self._table.add([_within(document, block) for block in blocks])
             dropped = sum(block.dropped for block in blocks)
+            tokens = sum(block.tokens for block in blocks) + dropped
+            if self.strict and dropped:
+                raise too_long(document.doc_id, tokens, dropped)
             self._facts["documents"] += 1
-            self._facts["tokens"] += sum(block.tokens for block in blocks) + dropped
+            self._facts["tokens"] += tokens
             self._facts["dropped"] += dropped
             self._facts["cut"] += dropped > 0
 

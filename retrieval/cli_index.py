@@ -74,6 +74,7 @@ def index_options(parser: Parser) -> None:
     _memory(parser)
     parser.flag("--compact", "smaller lists, slower to search")
     parser.flag("--no-text", "do not store the documents' text")
+    parser.flag("--strict-length", "refuse documents of which a model would not read all tokens")
     parser.option(
         "--pipeline", metavar="P", help="what a search does that names none: '0.55 * bm25 + 0.45 * minilm'"
     )
@@ -106,7 +107,8 @@ def _keeping(target: Index) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if any("model" in facts or "identity" in facts for facts in target.representations.values()):
+        settings = [facts.get("of", facts) for facts in target.representations.values()]
+        if any("model" in facts or "identity" in facts for facts in settings):
             note("what was encoded is kept: the same command goes on from there")
         raise
 
@@ -120,7 +122,7 @@ def _opened(given: Namespace, corpus: Corpus, memory: int) -> Index:
     if (given.append or given.update) and Store.exists(path):
         target = Index.open(path, memory=memory)
         if target.representations:  # else it is what a killed first build left behind
-            for option in ("sparse", "dense", "analyzer", "compact", "no_text", "pipeline"):
+            for option in ("sparse", "dense", "analyzer", "compact", "no_text", "pipeline", "strict_length"):
                 if getattr(given, option):
                     raise UserError(
                         f"--{option.replace('_', '-')} was settled when {path!r} was made; leave it out, or "
@@ -141,7 +143,7 @@ def _opened(given: Namespace, corpus: Corpus, memory: int) -> Index:
     return Index.create(
         path, sparse, dense, analyzer=given.analyzer or "english", overwrite=given.overwrite,
         compact=given.compact, store_text=corpus.has_text and not given.no_text,
-        pipeline=given.pipeline, memory=memory,
+        pipeline=given.pipeline, strict_length=given.strict_length, memory=memory,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from retrieval.errors import CompositionError, UserError
 
 if TYPE_CHECKING:
     from retrieval.index.index import Index
+    from retrieval.longdoc.block_stage import Passage
     from retrieval.stage import Stage
     from retrieval.types import Document, Hit, Query, Run, StageTrace
 
@@ -36,6 +38,9 @@ _GROUP = 2000  # queries searched between two looks at the clock
 def search_options(parser: Parser) -> None:
     parser.positional("directory", "DIR", DIRECTORY_HELP)
     parser.positional("query", "QUERY", "what to search for", "?")
+    parser.option(
+        "--like", metavar="ID|FILE", help="in place of QUERY: a document of the index, or a text file"
+    )
     parser.option("-k", metavar="N", read=whole, help="hits a query (default: 10; with --run 1000)")
     parser.option("--pipeline", metavar="P", help=_PIPELINE_HELP)
     parser.option(
@@ -45,25 +50,33 @@ def search_options(parser: Parser) -> None:
     parser.option("--queries", metavar="FILE", help="many: TSV, JSONL (.gz), or a BEIR folder as PATH@split")
     parser.option("--run", metavar="OUT.trec", help="where the hits of --queries go (- for standard output)")
     parser.option("--threads", metavar="N", read=whole, help="for --queries (default: all cores)")
+    parser.flag("--strict-length", "refuse a search in which a model would not read all of a text")
     parser.flag("--trust", "let faiss read what another account has built (only of people whom you trust)")
 
 
 def search(given: Namespace) -> None:
-    """Search an index: one QUERY, or a file of --queries into a --run file."""
-    if (given.query is None) == (given.queries is None):
-        raise UserError("give one QUERY, or --queries FILE --run OUT.trec")
+    """Search an index: one QUERY, documents --like one, or a file of --queries into a --run file."""
+    if sum(each is not None for each in (given.query, given.like, given.queries)) != 1:
+        raise UserError("give one QUERY, or --like ID, or --queries FILE --run OUT.trec")
     if (given.queries is None) != (given.run is None):
         raise UserError("--queries FILE and --run OUT.trec belong together")
-    for what in ("query", "pipeline", "filter"):
+    for what in ("query", "like", "pipeline", "filter"):
         valid_text(getattr(given, what) or "", what)
     if given.json and given.run == "-":
         raise UserError("--json and --run - both write to standard output; give one of them, or --run FILE")
     _refuse_empty(given.pipeline)
-    if given.query is not None:
+    if given.queries is None:
         with open_index(given.directory, trust=given.trust) as index, _naming_the_option(given.pipeline):
-            stage = index.pipeline(given.pipeline, filter=given.filter) % (given.k or 10)
+            like = given.like is not None
+            stage = index.pipeline(given.pipeline, filter=given.filter, like=like)
             _note_unread(stage)
-            _search_one(index, stage, given.query, given.json)
+            k = given.k or 10
+            if not like:
+                _search_one(index, stage % k, given.query, given)
+            elif given.like in index:
+                _search_one(index, stage % (k + 1), _text_of(index, given.like), given, left_out=given.like)
+            else:
+                _search_one(index, stage % k, _read_text(given.like), given)
         return
     from retrieval.data.queries import read_queries
 
@@ -73,7 +86,7 @@ def search(given: Namespace) -> None:
         stage = index.pipeline(given.pipeline, filter=given.filter, threads=threads) % (given.k or _DEEP)
         _note_unread(stage)
         note_compiling()
-        _search_file(stage, queries, given.run, given.json)
+        _search_file(stage, queries, given)
 
 
 def _note_unread(stage: Stage) -> None:
@@ -108,44 +121,109 @@ def _without_terms(index: Index, query: str) -> bool:
     return not any(index.spans(query, name) for name in index.representations)
 
 
-def _search_one(index: Index, stage: Stage, query: str, json: bool) -> None:
-    from retrieval.types import Query
+def _text_of(index: Index, doc_id: str) -> str:
+    """The text of a document that others are to be like. Raises UserError where there is none."""
+    text = index.document(doc_id).full_text()
+    if not text:
+        raise UserError(f"the index was built without text, so nothing can be compared with {doc_id!r}")
+    return text
+
+
+def _read_text(path: str) -> str:
+    """The text of a file. Raises UserError."""
+    if not os.path.isfile(path):
+        raise UserError(
+            f"--like {path!r}: neither a document of the index nor a file; ids are case-sensitive"
+        )
+    from retrieval.data.lines import Source, text_lines
+
+    with Source(path) as file:
+        return "\n".join(line.rstrip("\r\n") for _, line in text_lines(file))
+
+
+def _search_one(
+    index: Index, stage: Stage, query: str, given: Namespace, *, left_out: str | None = None
+) -> None:
+    """Searches and shows. left_out: a document that is not shown."""
+    from retrieval.types import Hit, Query
 
     start = perf_counter()
     run = stage([Query("1", query)])
     total = perf_counter() - start
-    hits = run["1"]
+    _refuse_dropped(run, given)
+    kept = [hit for hit in run["1"] if hit.doc_id != left_out][: given.k or 10]
+    hits = [Hit(hit.doc_id, hit.score, rank) for rank, hit in enumerate(kept, 1)]
     documents = index.documents([hit.doc_id for hit in hits])
-    if json:
+    passages = index.passages(query, [hit.doc_id for hit in hits], pipeline=stage)
+    if given.json:
         found = [
             {
-                "rank": hit.rank,
-                "id": hit.doc_id,
-                "score": hit.score,
-                "title": document.title,
-                "text": document.text,
+                "rank": hit.rank, "id": hit.doc_id, "score": hit.score, "title": document.title,
+                "text": document.text, **_best_block(document, passage),
             }
-            for hit, document in zip(hits, documents, strict=True)
-        ]
-        write_json({"query": query, "results": found, "timing_ms": timing(run.trace, total)})
+            for hit, document, passage in zip(hits, documents, passages, strict=True)
+        ]  # fmt: skip
+        about: dict[str, Any] = {"query": query} if given.like is None else {"like": given.like}
+        answer = {**about, "results": found, "timing_ms": timing(run.trace, total)}
+        write_json({**answer, "tokens_dropped": dropped(run.trace)})
         return
-    show(index, query, hits, documents)
+    show(index, query, hits, documents, passages)
+    for name, count in dropped(run.trace).items():
+        note(f"{name} did not read {count:,} tokens, which are beyond its length")
     if not hits and _without_terms(index, query):
         note(_NO_TERM)
         return
     note(f"{len(hits)} of {len(index):,} documents in {total * 1000:.1f} ms")
 
 
-def show(index: Index, query: str, hits: Sequence[Hit], documents: Sequence[Document]) -> None:
-    """The hits for people, the query's words marked as the index's analyzer matches them."""
+def _best_block(document: Document, passage: Passage | None) -> dict[str, Any]:
+    if passage is None:
+        return {}
+    text = document.text[passage.start : passage.end]
+    return {"block": {**passage._asdict(), "text": text}}
+
+
+def _refuse_dropped(run: Run, given: Namespace) -> None:
+    """Raises UserError where --strict-length was given and a model did not read a text to its end."""
+    if given.strict_length and (lost := dropped(run.trace)):
+        name, count = next(iter(lost.items()))
+        raise UserError(
+            f"{name} did not read {count:,} tokens, which are beyond its length; use representations of "
+            "blocks, a longer length or shorter queries, or leave out --strict-length"
+        )
+
+
+def dropped(trace: Sequence[StageTrace]) -> dict[str, int]:
+    """{stage: tokens that it cut off}, of the stages that cut any."""
+    lost: dict[str, int] = {}
+    for step in trace:
+        if step.tokens_dropped:
+            lost[step.stage] = lost.get(step.stage, 0) + step.tokens_dropped
+    return lost
+
+
+def show(
+    index: Index,
+    query: str,
+    hits: Sequence[Hit],
+    documents: Sequence[Document],
+    passages: Sequence[Passage | None] = (),
+) -> None:
+    """The hits for people, the query's words marked as the index's analyzer matches them.
+
+    passages: the best block of each document, which the snippet is taken from.
+    """
     from retrieval.render import Row, marked, searched, show_hits, snippet
 
     wanted = {term for _, _, term in index.spans(query)}
     rows = []
-    for hit, document in zip(hits, documents, strict=True):
-        text = searched(document.text)
+    for hit, document, passage in zip_longest(hits, documents, passages):
+        text = document.text[passage.start : passage.end] if passage else document.text
+        text = searched(text)
         title = marked(document.title, index.spans(document.title), wanted)
-        rows.append(Row(hit.rank, hit.score, hit.doc_id, title, snippet(text, index.spans(text), wanted)))
+        shown = snippet(text, index.spans(text), wanted)
+        place = f"{passage.start:,}-{passage.end:,}" if passage and len(text) < len(document.text) else ""
+        rows.append(Row(hit.rank, hit.score, hit.doc_id, title, shown, place))
     show_hits(rows, sys.stdout)
 
 
@@ -157,16 +235,18 @@ def timing(trace: Sequence[StageTrace], total: float) -> dict[str, float]:
     return {stage: round(seconds * 1000, 3) for stage, seconds in {**spent, "total": total}.items()}
 
 
-def _search_file(stage: Stage, queries: list[Query], out: str, json: bool) -> None:
+def _search_file(stage: Stage, queries: list[Query], given: Namespace) -> None:
     from retrieval.data.runs import write_run
     from retrieval.progress import Progress
 
+    out, json = given.run, given.json
     start = perf_counter()
     runs: list[Run] = []
     with Progress("searching", len(queries), unit="queries") as progress:
         for at in range(0, len(queries), _GROUP):
             group = queries[at : at + _GROUP]
             runs.append(stage(group))
+            _refuse_dropped(runs[-1], given)
             progress.update(len(group))
     total = perf_counter() - start
     run = joined(runs)
@@ -174,12 +254,13 @@ def _search_file(stage: Stage, queries: list[Query], out: str, json: bool) -> No
         _print_run(run)
     else:
         write_run(run, out)
+    trace = [step for part in runs for step in part.trace]
     if json:
-        trace = [step for part in runs for step in part.trace]
-        write_json(
-            {"queries": len(run), "hits": len(run.docs), "run": out, "timing_ms": timing(trace, total)}
-        )
+        counts = {"queries": len(run), "hits": len(run.docs), "run": out}
+        write_json({**counts, "timing_ms": timing(trace, total), "tokens_dropped": dropped(trace)})
     else:
+        for step, count in dropped(trace).items():
+            note(f"{step} did not read {count:,} tokens, which are beyond its length")
         rate = len(run) / total if total else 0.0
         name = "standard output" if out == "-" else out
         note(
@@ -253,6 +334,9 @@ def _stage_lines(stage: dict[str, Any]) -> list[str]:
 
     place = f"rank {stage['rank']}" if stage["rank"] is not None else "not among those that it returns"
     head = printable(f"{stage['representation']}: score {stage['score']:.4f}, {place}")
+    if block := stage.get("block"):
+        place = f"number {block['number']}, characters {block['start']:,} to {block['end']:,}"
+        head += f"\n  best block: {place}, score {block['score']:.4f}"
     if not stage["terms"]:
         return [head]
     heads = ("term", "contribution", "value", "weight", "documents")

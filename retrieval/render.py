@@ -23,6 +23,7 @@ class Row(NamedTuple):
     doc_id: str
     title: Sequence[Piece]
     text: Sequence[Piece]
+    place: str = ""  # where in the document the text stands, in characters
 
 
 def printable(text: str) -> str:
@@ -105,7 +106,8 @@ def show_hits(rows: Sequence[Row], stream: TextIO) -> None:
                 f"{row.rank:>3}  {row.score:.4f}  {printable(row.doc_id)}{'  ' + title if title else ''}\n"
             )
             text = "".join(piece for piece, _ in row.text)
-            stream.write(f"     {text}\n" if text else "")
+            place = f"[{row.place}] " if row.place else ""
+            stream.write(f"     {place}{text}\n" if text else "")
         return
     from rich.console import Console
     from rich.table import Table
@@ -122,6 +124,8 @@ def show_hits(rows: Sequence[Row], stream: TextIO) -> None:
             shown.append(piece, "bold yellow" if match else "bold")
         if row.title and row.text:
             shown.append("\n")
+        if row.place:
+            shown.append(f"[{row.place}] ", "dim")
         for piece, match in row.text:
             shown.append(piece, "bold yellow" if match else "")
         table.add_row(str(row.rank), f"{row.score:.4f}", Text(printable(row.doc_id)), shown)

@@ -112,7 +112,7 @@ def test_index_options(call: Call, corpus: Path, tmp_path: Path) -> None:
 
 def test_search_json_is_to_the_letter(call: Call, index: Path) -> None:
     done = call("search", index, "solar wind", "--json", "-k", "1")
-    assert list(done.json) == ["query", "results", "timing_ms"]
+    assert list(done.json) == ["query", "results", "timing_ms", "tokens_dropped"]
     assert done.json["query"] == "solar wind"
     (hit,) = done.json["results"]
     assert list(hit) == ["rank", "id", "score", "title", "text"]
