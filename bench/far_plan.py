@@ -162,7 +162,7 @@ def compose(found: Survey, length: int, documents: int | None, seed: int, unit: 
     if found.tokens[longest] >= length:
         raise UserError(
             f"--length {length} leaves no room beside passage {names[longest]!r} of {found.tokens[longest]} "
-            f"{unit}; give a greater length"
+            f"{unit}; give a greater length, or --longest to leave out queries with such passages"
         )
     first = np.zeros(len(found.texts), bool)
     first[np.unique(found.texts, return_index=True)[1]] = True  # of equal passages one is enough

@@ -15,6 +15,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,24 @@ BETWEEN = "\n\n"  # of two passages
 LENGTH, QUERIES = 4096, 200
 
 
-def choose(source: str, most: int | None, seed: int) -> tuple[list[Query], dict[str, dict[str, int]]]:
-    """(`most` queries with a relevant passage, drawn by the seed, in their order; their grades)."""
-    judged = read_qrels(source)
+def judged(source: str) -> tuple[list[Query], dict[str, dict[str, int]]]:
+    """(the queries that have a relevant passage, passages and grades of each). Raises UserError for none."""
     relevant = {
         name: {passage: grade for passage, grade in grades.items() if grade > 0}
-        for name, grades in judged.items()
+        for name, grades in read_qrels(source).items()
     }
     queries = [query for query in read_queries(source) if relevant.get(query.query_id)]
     if not queries:
         raise UserError(f"no query of {source} has a relevant passage; give judgements with grades above 0")
-    if most is not None and most < len(queries):
-        drawn = np.random.default_rng(seed).choice(len(queries), most, replace=False)
-        queries = [queries[at] for at in sorted(drawn.tolist())]
     return queries, {query.query_id: relevant[query.query_id] for query in queries}
+
+
+def draw(queries: Sequence[Query], most: int | None, seed: int) -> list[Query]:
+    """At most so many of the queries, drawn by the seed, in their order."""
+    if most is None or most >= len(queries):
+        return list(queries)
+    drawn = np.random.default_rng(seed).choice(len(queries), most, replace=False)
+    return [queries[at] for at in sorted(drawn.tolist())]
 
 
 def texts_of(folder: str, made: Sequence[Composition]) -> dict[int, tuple[str, str]]:
@@ -105,6 +110,7 @@ def make(
     length: int = LENGTH,
     documents: int | None = None,
     queries: int | None = QUERIES,
+    longest: int | None = None,
     seed: int = 0,
     vocabulary: str = "",
     overwrite: bool = False,
@@ -115,6 +121,7 @@ def make(
     length      tokens that a document has at most: words, or word pieces of the model directory `vocabulary`
     documents   how many; None: one for each relevant passage
     queries     how many at most, drawn by the seed; None: all
+    longest     draw only from queries whose relevant passages have at most so many tokens
 
     Memory: the texts of the passages that are used, and 16 bytes for each of the corpus. Raises UserError for
     a depth or a length that cannot be, a folder that is there already, and a collection that lacks something.
@@ -125,9 +132,21 @@ def make(
     for target in targets:
         if target.exists() and not overwrite:
             raise UserError(f"{str(target)!r} is there already; give --overwrite, or another folder")
-    chosen, relevant = choose(source, queries, seed)
+    asked, relevant = judged(source)
     count, unit = counter(vocabulary)
     found = survey(folder, {name for grades in relevant.values() for name in grades}, count)
+    fitting = [
+        query
+        for query in asked
+        if longest is None
+        or all(found.tokens[found.placed[name]] <= longest for name in relevant[query.query_id])
+    ]
+    if not fitting:
+        raise UserError(f"no query has only relevant passages of at most {longest} {unit}; raise --longest")
+    chosen = draw(fitting, queries, seed)
+    relevant = {query.query_id: relevant[query.query_id] for query in chosen}
+    wanted_ids = {name for grades in relevant.values() for name in grades}
+    found = replace(found, placed={name: at for name, at in found.placed.items() if name in wanted_ids})
     made = compose(found, length, documents, seed, unit)
     placed = [places(found, made, depth, unit) for depth in wanted]
     passages = texts_of(folder, made)
@@ -140,7 +159,8 @@ def make(
     about = {
         "source": Path(folder).resolve().name + (f"@{split}" if split else ""),
         "corpus_sha256": _sha256(corpus_file(folder)),
-        "length": length, "unit": unit, "seed": seed, "queries": len(chosen), "documents": len(made),
+        "length": length, "unit": unit, "seed": seed, "queries": len(chosen), "longest": longest,
+        "documents": len(made),
         "relevant_documents": len(found.placed), "distractors": int(np.count_nonzero(used)),
         "most_uses_of_a_distractor": int(used.max()),
     }  # fmt: skip
@@ -197,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--length", type=positive, default=LENGTH, metavar="N", help="tokens of a document, at most")
     add("--documents", type=positive, metavar="N", help="default: one for each relevant passage")
     add("--queries", type=positive, default=QUERIES, metavar="N", help="at most so many, drawn by the seed")
+    add("--longest", type=positive, metavar="N", help="only queries whose relevant passages are no longer")
     add("--vocabulary", default="", metavar="DIR", help="count this model's word pieces instead of words")
     add("--seed", type=int, default=0)
     add("--overwrite", action="store_true")
@@ -204,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         targets = make(
             given.source, given.out, given.depth or DEPTHS, length=given.length, documents=given.documents,
-            queries=given.queries, seed=given.seed, vocabulary=given.vocabulary, overwrite=given.overwrite,
+            queries=given.queries, longest=given.longest, seed=given.seed, vocabulary=given.vocabulary,
+            overwrite=given.overwrite,
         )  # fmt: skip
     except RetrievalError as error:
         sys.stderr.write(f"error: {error}\n")

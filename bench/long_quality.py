@@ -11,7 +11,6 @@ first system, Holm-corrected over the sets. Markdown goes to stdout, progress to
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date
@@ -32,6 +31,7 @@ from retrieval.bench.pipelines import (
     outcomes,
     read_systems,
     representations,
+    uses,
 )
 from retrieval.errors import UserError
 from retrieval.progress import Progress
@@ -121,12 +121,6 @@ def _measure(
             for name, each in lists.items()
         },
     }  # fmt: skip
-
-
-def uses(pipeline: str, names: Sequence[str]) -> list[str]:
-    """The representations that a pipeline's text names, in their order."""
-    words = set(re.findall(r"\w[\w.-]*", re.sub(r"\([^()]*\)|\"[^\"]*\"", " ", pipeline)))
-    return [name for name in names if name in words]
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 DIR is what `python -m retrieval.bench.far_relevant` wrote; several of them, of different lengths, make the
 columns. Each system is a pipeline over representations; all read the same documents. A figure comes with its
-bootstrap interval, and the change from the shallowest depth of its length with that of the paired difference:
-what is flat within its interval loses nothing with depth. A table goes to stdout, progress to stderr.
+bootstrap interval, and the change from --base, the shallowest depth of its length, with that of the paired
+difference: what is flat within its interval loses nothing with depth. Markdown goes to stdout, progress to
+stderr.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from retrieval.bench.pipelines import (
     outcomes,
     read_systems,
     representations,
+    uses,
 )
 from retrieval.bench.statistics import bootstrap
 from retrieval.data.corpus import Corpus
@@ -101,8 +103,9 @@ def sweep(places: Sequence[Place], work: Path, settings: argparse.Namespace) -> 
     """
     indexes = Indexes(work, representations(settings), settings.memory << 20, settings.dense)
     systems = read_systems(settings.system, list(indexes.settings))
+    bases = _bases(places, settings.base)
     rows: list[dict[str, Any]] = []
-    first: dict[tuple[str, int], Outcome] = {}
+    all_found: dict[tuple[str, str, int], Outcome] = {}
     for place in places:
         collection = read_collection(place.folder.parent, place.folder.name)
         collection = replace(collection, name=f"{place.length}-{place.depth}")
@@ -117,21 +120,34 @@ def sweep(places: Sequence[Place], work: Path, settings: argparse.Namespace) -> 
             documents = len(index)
         lost = {name: int(about.get("dropped", 0)) for name, about in facts(indexes.path(collection)).items()}
         for label, outcome in found.items():
-            base = first.setdefault((label, place.length), outcome)
-            rows.append(
-                {
-                    "system": label, "length": place.length, "depth": place.depth, "documents": documents,
-                    "queries": len(collection.queries), "ms": outcome.milliseconds,
-                    "tokens_dropped": outcome.dropped, "document_tokens_dropped": lost,
-                    **_figures(outcome, base, settings.seed),
-                }
-            )  # fmt: skip
+            all_found[label, place.depth, place.length] = outcome
+            rows.append({
+                "system": label, "length": place.length, "depth": place.depth, "documents": documents,
+                "queries": len(collection.queries), "ms": outcome.milliseconds,
+                "tokens_dropped": outcome.dropped, "document_tokens_dropped": lost,
+            })  # fmt: skip
+    for row in rows:
+        label, length = row["system"], row["length"]
+        outcome, base = (all_found[label, depth, length] for depth in (row["depth"], bases[length]))
+        row |= _figures(outcome, base, settings.seed)
     return {
         "unit": places[0].unit,
+        "bases": bases,
         "systems": {system.label: system.pipeline for system in systems},
         "representations": indexes.settings,
         "rows": rows,
     }
+
+
+def _bases(places: Sequence[Place], wanted: str) -> dict[int, str]:
+    """Length -> the depth that changes are measured from: the wanted one, else the shallowest."""
+    depths: dict[int, list[str]] = {}
+    for place in places:
+        depths.setdefault(place.length, []).append(place.depth)
+    for length, known in depths.items():
+        if wanted and wanted not in known:
+            raise UserError(f"--base {wanted} is no depth of length {length}; it has {', '.join(known)}")
+    return {length: wanted or known[0] for length, known in depths.items()}
 
 
 def _counting(stack: ExitStack, collection: Collection) -> Callable[[Corpus], Callable[[int], None]]:
@@ -139,7 +155,7 @@ def _counting(stack: ExitStack, collection: Collection) -> Callable[[Corpus], Ca
 
 
 def _figures(outcome: Outcome, base: Outcome, seed: int) -> dict[str, Any]:
-    """Measure -> mean, low, high and, but for the shallowest depth, change, change_low, change_high."""
+    """Measure -> mean, low, high and, but for the base itself, change, change_low, change_high."""
     ours, theirs = outcome.evaluation, base.evaluation
     if ours.query_ids != theirs.query_ids:
         raise UserError(
@@ -159,7 +175,8 @@ def markdown(results: Mapping[str, Any], measure: str = MEASURES[0]) -> str:
     rows = results["rows"]
     lengths = list(dict.fromkeys(row["length"] for row in rows))
     depths = sorted({row["depth"] for row in rows}, key=_depth)
-    parts = [f"{measure} with its 95 % interval; in brackets the change from the shallowest depth."]
+    bases = " or ".join(dict.fromkeys(results["bases"].values()))
+    parts = [f"{measure} with its 95 % interval; in brackets the change from {bases}, paired."]
     for label, pipeline in results["systems"].items():
         cells = {(row["depth"], row["length"]): row for row in rows if row["system"] == label}
         body = [
@@ -167,17 +184,24 @@ def markdown(results: Mapping[str, Any], measure: str = MEASURES[0]) -> str:
         ]
         parts.append(f"{label}: `{pipeline}`")
         parts.append(table(["depth", *(f"{length:,} {results['unit']}" for length in lengths)], body))
-    notes = [
-        f"- {row['system']}, {row['length']:,} {row['depth']}: {row['documents']:,} documents, "
-        f"{row['queries']:,} queries, {row['ms']:.2f} ms a query; tokens dropped: "
-        f"{row['tokens_dropped']:,} while searching"
-        + "".join(
-            f", {lost:,} of documents by {name}" for name, lost in row["document_tokens_dropped"].items()
-        )
-        + "."
-        for row in rows
-    ]
-    return "\n\n".join([*parts, "\n".join(notes)]) + "\n"
+    return "\n\n".join([*parts, _costs(results)]) + "\n"
+
+
+def _costs(results: Mapping[str, Any]) -> str:
+    """What the systems cost at each length, at the depth that costs the most."""
+    body = []
+    for label, pipeline in results["systems"].items():
+        used = uses(pipeline, list(results["representations"]))
+        for length in dict.fromkeys(row["length"] for row in results["rows"]):
+            rows = [row for row in results["rows"] if (row["system"], row["length"]) == (label, length)]
+            lost = max(sum(row["document_tokens_dropped"].get(name, 0) for name in used) for row in rows)
+            body.append([
+                label, f"{length:,}", f"{rows[0]['documents']:,}", f"{rows[0]['queries']:,}",
+                f"{max(row['ms'] for row in rows):.2f}", f"{lost:,}",
+                f"{max(row['tokens_dropped'] for row in rows):,}",
+            ])  # fmt: skip
+    head = ["system", results["unit"], "documents", "queries", "ms a query (p50)"]
+    return table([*head, "tokens dropped: documents", "searching"], body)
 
 
 def _cell(row: Mapping[str, Any] | None, measure: str) -> str:
@@ -219,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m retrieval.bench.needle", description=__doc__)
     parser.add_argument("folders", nargs="+", metavar="DIR", help="far-relevant collections")
     parser.add_argument("--measure", default=MEASURES[0], choices=MEASURES, help="of table and picture")
+    parser.add_argument("--base", default="", metavar="DEPTH", help="what changes are from (the shallowest)")
     parser.add_argument("--csv", metavar="FILE", help="write the figures there")
     parser.add_argument("--svg", metavar="FILE", help="draw a heat map there")
     add_arguments(parser)

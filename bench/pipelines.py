@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,8 +127,7 @@ def outcomes(
     return found
 
 
-def size(path: str | os.PathLike[str]) -> int:
-    """Bytes of all files below a folder."""
-    return sum(
-        os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names
-    )
+def uses(pipeline: str, names: Sequence[str]) -> list[str]:
+    """The representations that a pipeline's text names, in their order."""
+    words = set(re.findall(r"\w[\w.-]*", re.sub(r"\([^()]*\)|\"[^\"]*\"", " ", pipeline)))
+    return [name for name in names if name in words]

@@ -224,6 +224,21 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         make(("last",))
 
 
+def test_queries_with_longer_passages_are_left_out(make: Make, source: Path) -> None:
+    sizes = {document.doc_id: count(document.full_text()) for document in open_corpus(source)}
+    theirs = {
+        query: max(sizes[name] for name, grade in grades.items() if grade > 0)
+        for query, grades in read_qrels(source).items()
+        if max(grades.values()) > 0
+    }
+    limit = sorted(theirs.values())[4]
+    (folder,) = make(("last",), longest=limit)
+    assert set(read_qrels(folder)) == {query for query, size in theirs.items() if size <= limit}
+    assert json.loads((folder / far_relevant.SETTINGS).read_text())["longest"] == limit
+    with pytest.raises(UserError, match=r"at most 1 words; raise --longest"):
+        make(("first",), longest=1)
+
+
 def test_word_pieces_are_counted_by_a_models_vocabulary(
     make: Make, source: Path, tiny_model: Callable[..., Path]
 ) -> None:

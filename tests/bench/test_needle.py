@@ -173,6 +173,7 @@ def test_the_sweep_gives_every_figure(far: Callable[..., Path], tmp_path: Path, 
         assert row["documents"] == 15
     assert "| depth | 60 words | 120 words |" in printed
     assert printed.count("| beyond-20 |") == 2
+    assert "| flat | 60 | 15 | 12 | " in printed
     lines = list(csv.DictReader(files["csv"].read_text().splitlines()))
     assert len(lines) == len(rows) * len(needle.MEASURES)
     for line in lines:
@@ -183,6 +184,17 @@ def test_the_sweep_gives_every_figure(far: Callable[..., Path], tmp_path: Path, 
     ]
     for row in rows.values():
         assert f"{row['nDCG@10']['mean']:.3f}" in texts
+
+
+def test_change_may_be_from_another_depth(far: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+    folder, file = str(far(60)), tmp_path / "out.json"
+    needle.main([folder, "--base", "last", "--json", str(file)])
+    assert "the change from last, paired" in capsys.readouterr().out
+    rows = json.loads(file.read_text())["rows"]
+    assert {row["depth"] for row in rows if "change" not in row["RR@10"]} == {"last"}
+    with pytest.raises(SystemExit):
+        needle.main([folder, "--base", "middle"])
+    assert "--base middle is no depth of length 60; it has first, beyond-20, last" in capsys.readouterr().err
 
 
 def test_change_is_paired_with_the_shallowest_depth() -> None:
