@@ -40,29 +40,24 @@ SETS = "qmsum,qmsum-loco,cuad-clauses,tldr-man"
 MEASURES = report.MEASURES
 
 
-def collection(settings: argparse.Namespace, text: str) -> Collection:
-    """NAME or NAME@SPLIT below --collections; what holds a slash is a folder itself (a far-relevant one)."""
-    name, _, split = text.partition("@")
-    folder = Path(name) if "/" in name else Path(settings.collections) / name
-    source = f"{folder.name}@{split}" if split else folder.name
-    found: Collection = read_collection(folder.parent, source, settings.queries, settings.seed)
-    return found
+def read_sets(settings: argparse.Namespace) -> dict[str, Collection]:
+    """The collections of --sets, by what tables call them: NAME or NAME@SPLIT below --collections.
 
-
-def labelled(sets: Sequence[Collection]) -> dict[str, Collection]:
-    """Collections by what tables call them; folders of one name with the folder they are in.
-
-    Raises UserError for one that comes twice and where there is none.
+    What holds a slash is a folder itself, called by its name and that of the folder it is in: far/first.
+    Raises UserError for what is not there or comes twice, and where none is named.
     """
-    if not sets:
-        raise UserError("--sets names no collection; give some, such as qmsum,tldr-man")
     found: dict[str, Collection] = {}
-    for one in sets:
-        shared = sum(other.label == one.label for other in sets) > 1
-        label = f"{one.folder.resolve().parent.name}/{one.label}" if shared else one.label
+    for text in filter(None, settings.sets.split(",")):
+        name, _, split = text.partition("@")
+        folder = Path(name) if "/" in name else Path(settings.collections) / name
+        source = f"{folder.name}@{split}" if split else folder.name
+        one = read_collection(folder.parent, source, settings.queries, settings.seed)
+        label = f"{folder.resolve().parent.name}/{one.label}" if "/" in name else one.label
         if label in found:
             raise UserError(f"--sets names {label} twice; name it once")
         found[label] = one
+    if not found:
+        raise UserError("--sets names no collection; give some, such as qmsum,tldr-man")
     return found
 
 
@@ -71,7 +66,7 @@ def measure(settings: argparse.Namespace, work: Path) -> dict[str, Any]:
     one_thread()
     indexes = Indexes(work, representations(settings), settings.memory << 20, settings.dense)
     systems = read_systems(settings.system, list(indexes.settings))
-    sets = labelled([collection(settings, text) for text in settings.sets.split(",") if text])
+    sets = read_sets(settings)
     found: dict[str, dict[str, Outcome]] = {}
     about: dict[str, Any] = {}
     for label, one in sets.items():
