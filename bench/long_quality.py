@@ -23,6 +23,7 @@ from retrieval.bench.arguments import positive
 from retrieval.bench.engines_report import machine
 from retrieval.bench.learned import present, say
 from retrieval.bench.learned_sets import Collection, Indexes, facts, read_collection
+from retrieval.bench.learned_systems import MEASURES
 from retrieval.bench.pipelines import (
     Outcome,
     System,
@@ -37,7 +38,6 @@ from retrieval.errors import UserError
 from retrieval.progress import Progress
 
 SETS = "qmsum,qmsum-loco,cuad-clauses,tldr-man"
-MEASURES = report.MEASURES
 
 
 def read_sets(settings: argparse.Namespace) -> dict[str, Collection]:
