@@ -19,7 +19,7 @@ from retrieval.index.method import Builder, Method, restore_method
 from retrieval.index.record_builder import too_long
 from retrieval.longdoc.block_table import BlockTableWriter, merge_tables
 from retrieval.longdoc.block_view import block_view
-from retrieval.longdoc.splitter import KIND, TITLE, WORDS, Splitter, take_settings
+from retrieval.longdoc.splitter import KIND, WORDS, Splitter, room, take_settings
 from retrieval.manifest import BLOCKS, DENSE
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 MODEL = "model"  # as `blocks`: the encoder cuts
 _SLICE = 1 << 20  # characters of documents that are cut together
-_LONGEST = 256  # tokens of a block by default, whatever an encoder could read
 
 
 class BlockMethod(Method):
@@ -69,7 +68,8 @@ class BlockMethod(Method):
                     f"{name}: with blocks=model the model's own settings count; give nothing else"
                 )
             return cls(of, {"blocks": MODEL})
-        return cls(of, take_settings(name, params, _room(of)))
+        default = room(of.query_encoder()) if of.kind == DENSE else WORDS  # type: ignore[attr-defined]
+        return cls(of, take_settings(name, params, default))
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], assets: Mapping[str, bytes]) -> BlockMethod:
@@ -170,15 +170,3 @@ class BlockBuilder:
         """Writes the part's files."""
         self._of.finish(part)
         self._table.finish(part)
-
-
-def _room(of: Method) -> int:
-    """Tokens of a block, by default: what the encoder reads at once, less what stands around the text."""
-    if of.kind != DENSE:
-        return WORDS
-    encoder: Any = of.query_encoder()  # type: ignore[attr-defined]
-    length = encoder.identity.get("length")
-    if type(length) is not int:
-        return _LONGEST
-    empty = int(encoder.encode([""], "passage").tokens[0])  # the prompt and special tokens
-    return max(8, min(length - empty, _LONGEST) - TITLE)

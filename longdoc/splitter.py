@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval import registry
+from retrieval.encoder import DenseEncoder
 from retrieval.errors import UserError
 from retrieval.longdoc.blocks import Block
 from retrieval.longdoc.tokens import Offsets
@@ -98,6 +99,15 @@ def take_settings(name: str, params: Mapping[str, Param], default: int = WORDS) 
     settings = {"tokens": default, "title": True, **params}
     Splitter(settings)
     return settings
+
+
+def room(encoder: DenseEncoder) -> int:
+    """Tokens of a block by default: what the encoder reads at once, less its own tokens and a title's."""
+    length = encoder.identity.get("length")
+    if type(length) is not int:
+        return _LONGEST - TITLE
+    framed = int(encoder.encode([""], "passage").tokens[0])  # the prompt and special tokens
+    return max(8, min(length - framed, _LONGEST) - TITLE)
 
 
 _NAMED = {str: "a name", int: "a whole number", bool: "true or false"}
