@@ -1,9 +1,9 @@
 """Re-ranking with a dense encoder, without vectors in the index: `bm25 % 100 >> biencoder(./model)`.
 
 Query and candidates are encoded apart, each distinct candidate once; the score is the inner product. Pairs
-of long documents (SMITH, Yang et al., CIKM 2020) are re-ranked so too, with reads=passage where the query is a
-document. With blocks=sentences a candidate is cut into blocks (longdoc/splitter.py), which are encoded each by
-itself and pooled (longdoc/pooling.py): MaxP of a passage encoder. Tokens that the model did not read are
+of long documents (SMITH, CIKM 2020) are re-ranked so too, with reads=passage where the query is a
+document. With blocks=sentences a candidate is cut into blocks (longdoc/splitter.py), which are encoded each
+by itself and pooled (longdoc/pooling.py): MaxP of a passage encoder. Tokens that the model did not read are
 counted in the trace.
 """
 
