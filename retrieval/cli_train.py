@@ -41,7 +41,9 @@ def train_options(parser: Parser) -> None:
     """The options of `train`."""
     option, number = parser.option, partial(parser.option, metavar="X", read=_number)
     count = partial(parser.option, metavar="N", read=whole)
-    parser.positional("kind", "KIND", "what to train: tilde, tildev2, bprop, cross, dense, m2bert, smith, parade")
+    parser.positional(
+        "kind", "KIND", "what to train: tilde, tildev2, bprop, cross, dense, m2bert, smith, parade"
+    )
     option(
         "--out", metavar="DIR", help="where the training lives; the model comes to DIR/model", required=True
     )
