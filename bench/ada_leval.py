@@ -1,21 +1,30 @@
-"""Ada-LEval's files: BestAnswer's questions with their candidate answers, TSort's shuffled segments, replies.
+"""Ada-LEval's files, and what a language model's replies to them score: python -m retrieval.bench.ada_leval.
 
 Wang et al., NAACL 2024 (arXiv 2404.06480). A file is one setting, which bounds the tokens of a prompt:
 `stackselect_16k.json` is BestAnswer, `textsort_16k.json` TSort. The published scores take the first 1,000
 records of a file, of settings from 32k on the first 200; those of models behind an interface 200 and 50.
+
+The command takes such a file and JSON lines with a model's `reply` to each record, in order, and prints
+accuracy with its bootstrap interval, the accuracy of guessing, and how many replies name nothing.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
+from retrieval.bench.statistics import bootstrap
+from retrieval.data.lines import Source, text_lines
 from retrieval.diskio import disk_errors
-from retrieval.errors import UserError
+from retrieval.errors import BadLine, RetrievalError, UserError
 
 SETTINGS = ("1k", "2k", "4k", "6k", "8k", "12k", "16k", "32k", "64k", "128k")
 SEGMENTS = 4  # of a TSort record
@@ -211,3 +220,61 @@ def _fields(path: str | Path, number: int, record: Any, names: Sequence[str]) ->
 
 def _bad(path: str | Path, number: int, problem: str) -> UserError:
     return UserError(f"{path}, record {number}: {problem}; give a file of Ada-LEval as published")
+
+
+def read_replies(path: str) -> list[str]:
+    """The `reply` of each JSON line. Raises BadLine for a line without one, UserError."""
+    found = []
+    with Source(path) as file:
+        for number, line in text_lines(file):
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise BadLine(path, number, f"not JSON: {error.msg}") from None
+            if not isinstance(record, dict) or not isinstance(record.get("reply"), str):
+                raise BadLine(path, number, 'no reply; a line is {"reply": "..."}')
+            found.append(record["reply"])
+    return found
+
+
+def score(path: str, replies: Sequence[str], *, less: bool = False, compat: bool = False) -> dict[str, Any]:
+    """{"records", "accuracy", "low", "high", "chance", "unread", "warnings"} of replies to a file."""
+    setting = setting_of(path)
+    most = counted(setting, less=True) if less and setting in SETTINGS else None
+    if Path(path).name.startswith("textsort"):
+        records, warnings = read_shuffled(path, most)
+        values, guess = order_scores(records, replies), 1 / math.factorial(SEGMENTS)
+        unread = sum(parse_order(reply) is None for reply in replies)
+    else:
+        questions, warnings = read_questions(path, most)
+        values, guess = label_scores(questions, replies, compat=compat), chance(questions)
+        unread = sum(
+            parse_label(reply, len(question.answers), compat=compat) is None
+            for question, reply in zip(questions, replies)
+        )
+    mean, low, high = bootstrap(values)
+    return {
+        "records": len(values), "accuracy": mean, "low": low, "high": high, "chance": guess, "unread": unread,
+        "warnings": warnings,
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; exits with the error's code where it cannot."""
+    parser = argparse.ArgumentParser(prog="python -m retrieval.bench.ada_leval", description=__doc__)
+    add = parser.add_argument
+    add("file", metavar="FILE", help="stackselect_1k.json, textsort_2k.json and so on")
+    add("replies", metavar="REPLIES", help='JSON lines, {"reply": "..."} for each record in order')
+    add("--less", action="store_true", help="200 records, from 32k on 50")
+    add("--compat", action="store_true", help="find labels as the released evaluation does")
+    given = parser.parse_args(arguments)
+    try:
+        found = score(given.file, read_replies(given.replies), less=given.less, compat=given.compat)
+    except RetrievalError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -172,6 +172,37 @@ def test_scores_of_labels_and_chance() -> None:
         ada_leval.label_scores(questions, ["A1"])
 
 
+def test_the_command_scores_replies(write: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+    replies = tmp_path / "replies.jsonl"
+
+    def command(path: Path, said: list[Any], *more: str) -> dict[str, Any]:
+        replies.write_text("".join(json.dumps(reply) + "\n" for reply in said))
+        ada_leval.main([str(path), str(replies), *more])
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    given = records(4)
+    said = [{"reply": f"Answer: {record['answer']}"} for record in given[:3]]
+    found = command(write(given), [*said, {"reply": "A12"}])
+    assert (found["records"], found["accuracy"], found["unread"]) == (4, 0.75, 1)
+    assert found["chance"] == pytest.approx(np.mean([1 / len(record["all_answers"]) for record in given]))
+    assert len(found["warnings"]) == 1
+    assert command(write(given), [*said, {"reply": "A12"}], "--compat")["unread"] == 0
+    sort = {"book_id": 1, "para_offset": 2, "prompt": "p", "answer": [2, 1, 4, 3]}
+    found = command(
+        write([sort] * 60, "textsort_32k.json"),
+        [{"reply": "[2, 1, 4, 3]"}] * 25 + [{"reply": ""}] * 25,
+        "--less",
+    )
+    assert (found["records"], found["accuracy"], found["unread"]) == (50, 0.5, 25)
+    assert (found["chance"], found["warnings"]) == (1 / 24, [])
+    for line, problem in (([{"reply": 1}], ":1: no reply"), ([{"reply": "A1"}], "1 replies to 4 records")):
+        with pytest.raises(SystemExit) as stopped:
+            command(write(given), line)
+        assert stopped.value.code == 2
+        assert problem in capsys.readouterr().err
+
+
 # --- re-ranking -------------------------------------------------------------------------------------------
 
 
