@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from retrieval.errors import CompositionError, UnknownName, UserError
 from retrieval.index import filters
 from retrieval.index.method import Method
 from retrieval.index.view import View, no_document
-from retrieval.manifest import BLOCKS
+from retrieval.manifest import BLOCKS, DENSE
 from retrieval.stage import Param, Stage, lacks_documents, with_documents
 from retrieval.types import Document, Hit, Query
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from retrieval.index.index_stage import IndexStage
     from retrieval.index.stages import SparseStage
     from retrieval.index.statistics import Statistics
+    from retrieval.longdoc.block_source import IndexBlocks
     from retrieval.longdoc.block_stage import Passage
 
 
@@ -151,9 +153,40 @@ class IndexReader:
                 made: Stage = registry.make(name, params)
             except UnknownName:
                 raise UnknownName("stage", name, [*self._methods, *registry.names()]) from None
-            return self._with_documents(made)
+            return self._with_documents(self._with_blocks(made))
 
         return pipeline.parse(text, resolve)
+
+    def blocks(self, name: str) -> IndexBlocks:
+        """The block vectors of a dense representation of blocks, for stages that read them (parade)."""
+        method, _ = self._seen(name) if name in self._methods else (None, None)
+        if method is None or method.kind != DENSE or self._methods[name].kind != BLOCKS:
+            wanted = [each for each, made in self._methods.items() if made.kind == BLOCKS]
+            raise UnknownName("dense representation of blocks", name, wanted)
+        from retrieval.longdoc.block_source import IndexBlocks
+
+        return IndexBlocks(self._need_view(), name, method)  # type: ignore[arg-type]
+
+    def _with_blocks(self, stage: Stage) -> Stage:
+        """The stage, with the block vectors that it can read where it reads some. Raises CompositionError."""
+        give: Any = getattr(stage, "with_blocks", None)
+        if give is None:
+            return stage
+        names = [
+            name for name, method in self._methods.items()
+            if method.kind == BLOCKS and method.of.kind == DENSE  # type: ignore[attr-defined]
+        ]  # fmt: skip
+        if not names:
+            raise CompositionError(
+                f"{stage!r} reads vectors of blocks, and the index has none; add some, such as "
+                "--dense 'NAME=MODEL(blocks=sentences)'"
+            )
+        for name in names[:-1]:
+            with contextlib.suppress(CompositionError):
+                made: Stage = give(self.blocks(name))
+                return made
+        last: Stage = give(self.blocks(names[-1]))
+        return last
 
     def _with_documents(self, stage: Stage) -> Stage:
         return with_documents(stage, self._need_view().lookup()) if lacks_documents(stage) else stage

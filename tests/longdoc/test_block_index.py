@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval import Index
+from retrieval import Index, registry
 from retrieval.artefact import Store
 from retrieval.check import check
-from retrieval.errors import CorruptIndex, UnknownName, UnsupportedFormat, UserError
+from retrieval.errors import CompositionError, CorruptIndex, UnknownName, UnsupportedFormat, UserError
 from retrieval.index.export import export
 from retrieval.index.vector_part import check_vectors
 from retrieval.index.view import View
@@ -23,10 +23,10 @@ from retrieval.longdoc.block_table import BlockTable
 from retrieval.longdoc.block_view import block_view
 from retrieval.longdoc.splitter import Splitter, take_settings
 from retrieval.snapshot import open_snapshot
-from retrieval.stage import Given
+from retrieval.stage import Given, Stage
 from retrieval.testing import check_stage
 from retrieval.types import Document, Query, Run
-from tests.index.hashing_encoder import install, model, remove
+from tests.index.hashing_encoder import Hashing, install, model, remove
 
 WORDS = [f"w{i}" for i in range(12)]
 SPLIT = "blocks=sentences, tokens=6"
@@ -377,3 +377,71 @@ def test_block_ids(tmp_path: Path) -> None:
             mine = names[segment.base : segment.base + segment.documents]
             parts = [mine[i].split("#") for i in order]
             assert parts == sorted(parts, key=lambda part: (part[0], -int(part[1])))
+
+
+def test_block_vectors_for_stages_that_read_them(tmp_path: Path) -> None:
+    kept = documents(12)
+    specs = [f"v={model(tmp_path)}({SPLIT})", f"plain={model(tmp_path)}"]
+    index = Index.create(tmp_path / "index", sparse=["bm25"], dense=specs)
+    index.add(kept[:5])
+    index.commit()
+    index.add(kept[5:])
+    index.commit()
+    source = index.blocks("v")
+    rows, offsets = source.blocks_of(["d7", "d2"])
+    texts = [block.full_text() for block in split([kept[7], kept[2]])]
+    encoder = Hashing("/dev/null", {})
+    assert np.allclose(rows, encoder.encode(texts).rows)
+    assert offsets.tolist() == [0, len(split([kept[7]])), len(texts)]
+    assert np.allclose(source.encode_query(["w1"]).rows, encoder.encode(["w1"]).rows)
+    assert source.identity["encoder"] == "hashing"
+    with pytest.raises(UserError, match="no document 'zz'"):
+        source.blocks_of(["zz"])
+    for name in ("plain", "bm25", "nothing"):
+        with pytest.raises(UnknownName, match="dense representation of blocks"):
+            index.blocks(name)
+
+
+class Reading(Stage):
+    """A stage that reads block vectors of an encoder of one width."""
+
+    name = "reading"
+    needs_run = True
+
+    def __init__(self, dim: int) -> None:
+        self.params = {"dim": dim}
+        self.source: Any = None
+
+    def with_blocks(self, source: Any) -> Reading:
+        if source.identity["dim"] != self.params["dim"]:
+            raise CompositionError("another width")
+        twin = Reading(int(self.params["dim"]))
+        twin.source = source
+        return twin
+
+    def _run(self, queries: list[Query], run: Run | None) -> Run:
+        assert run is not None
+        rows, _ = self.source.blocks_of([run.doc_ids[int(doc)] for doc in run.docs])
+        assert rows.shape[1] == self.params["dim"]
+        return run
+
+
+def test_a_pipeline_gives_a_stage_the_vectors_that_fit(tmp_path: Path) -> None:
+    spec = model(tmp_path)
+    specs = [f"a={spec}(dim=3, {SPLIT})", f"b={spec}(dim=5, {SPLIT})"]
+    index = Index.create(tmp_path / "index", sparse=["bm25"], dense=specs)
+    index.add(documents(6))
+    index.commit()
+    registry.register("reading")(Reading)
+    try:
+        for dim in (3, 5):
+            assert index.search("w1", pipeline=f"bm25 % 5 >> reading(dim={dim})")
+        with pytest.raises(CompositionError, match="another width"):
+            index.pipeline("bm25 % 5 >> reading(dim=4)")
+        plain = Index.create(tmp_path / "plain", sparse=["bm25"])
+        plain.add(documents(3))
+        plain.commit()
+        with pytest.raises(CompositionError, match="the index has none"):
+            plain.pipeline("bm25 % 5 >> reading(dim=3)")
+    finally:
+        del registry._FACTORIES["stage", "reading"]
