@@ -2,10 +2,10 @@
 
 Yang et al., "Beyond 512 Tokens: Siamese Multi-depth Transformer-based Hierarchical Encoder for Long-Form
 Document Matching" (CIKM 2020, arXiv 2004.12297). What differs, unless `compat` asks for the released code:
-heads without ReLU, which kept every cosine above 0; sums, means and attention over a document's own blocks
-alone, at length 1; a document's vector from all of its blocks, not from the first one; heads that begin as
-the identity. There is no padding at either level: all blocks of a batch are one packed call, all documents
-another.
+no dense layers behind pooling, whose ReLU kept every cosine above 0; sums, means and attention over a
+document's own blocks alone, at length 1; a document's vector from all of its blocks, not from the first one;
+a document level that begins as the identity. There is no padding at either level: all blocks of a batch are
+one packed call, all documents another.
 """
 
 from __future__ import annotations
@@ -123,6 +123,10 @@ class Smith(nn.Module):
         self.norm = nn.LayerNorm(width, eps=sentence.layer_norm_eps)
         self.dropout = nn.Dropout(sentence.hidden_dropout_prob)
         self.encoder = Bert(upper).encoder
+        if not config.compat:  # a new document level hands on what it gets, and learns from there
+            for layer in self.encoder.layer:
+                for part in (layer.attention, layer):
+                    nn.init.zeros_(part.output.dense.weight)
         self.token = nn.Parameter(torch.zeros(1, width)) if config.document == "token" else None
         self.document_head = _Head(width, compat=config.compat)
         if config.combine == "attention":
@@ -218,22 +222,19 @@ class Smith(nn.Module):
 
 
 class _Head(nn.Module):
-    """tanh(dense), dense, with compat ReLU, length 1: float[n, H] -> float32[n, H]."""
+    """Behind pooling: rows at length 1, float[n, H] -> float32[n, H]; compat: of relu(dense(tanh(dense)))."""
 
     def __init__(self, width: int, *, compat: bool) -> None:
         super().__init__()
-        self.pooler = nn.Linear(width, width)
-        self.dense = nn.Linear(width, width)
         self.compat = compat
-        for linear, scale in ((self.pooler, 0.3), (self.dense, 1.0)):
-            nn.init.zeros_(linear.bias)
-            if compat:
+        if compat:
+            self.pooler = nn.Linear(width, width)
+            self.dense = nn.Linear(width, width)
+            for linear in (self.pooler, self.dense):
                 nn.init.normal_(linear.weight, std=0.02)
-            else:  # the start's own vectors, until training changes them; .3 keeps tanh nearly linear
-                nn.init.eye_(linear.weight)
-                with torch.no_grad():
-                    linear.weight.mul_(scale)
+                nn.init.zeros_(linear.bias)
 
     def forward(self, rows: Tensor) -> Tensor:
-        rows = self.dense(torch.tanh(self.pooler(rows)))
-        return functional.normalize((torch.relu(rows) if self.compat else rows).float(), dim=1)
+        if self.compat:
+            rows = torch.relu(self.dense(torch.tanh(self.pooler(rows))))
+        return functional.normalize(rows.float(), dim=1)

@@ -92,8 +92,8 @@ def transformer(layer: Any, hidden: Any, mask: Any) -> Any:
 
 
 def head(module: Any, row: Any) -> Any:
-    row = module.dense(torch.tanh(module.pooler(row)))
-    row = torch.relu(row) if module.compat else row
+    if module.compat:
+        row = torch.relu(module.dense(torch.tanh(module.pooler(row))))
     return row / row.norm()
 
 
@@ -331,9 +331,12 @@ def test_a_new_one_begins_as_its_start(tmp_path: Path) -> None:
     reader = smith.new(path, block=12, pooling="mean", heads=2)
     ids = reader.cut(reader.prepare([TEXT]).ids)[0]
     with torch.inference_mode():
-        hidden = reader.module.sentence(pack(ids[:1])).mean(0)
-        row = reader.block_rows(ids[:1])[0]
-    assert torch.nn.functional.cosine_similarity(row, hidden, dim=0) > 0.98  # all but tanh
+        means = torch.stack([reader.module.sentence(pack([one])).mean(0) for one in ids])
+        rows = reader.block_rows(ids)
+    assert torch.allclose(rows, torch.nn.functional.normalize(means, dim=1), atol=1e-6)
+    # The document level as yet adds small positions, and scales.
+    mixed = torch.from_numpy(reader.encode_blocks([TEXT], level="out").rows)
+    assert (torch.nn.functional.cosine_similarity(mixed, rows - rows.mean(1, keepdim=True)) > 0.98).all()
     assert smith.new(path, heads=2).module.config.block == 32  # of BERT's positions
     released = smith.new(path, compat=True, heads=2, loop=4, block=16)
     tensors = ModelFiles.open(path).tensors()

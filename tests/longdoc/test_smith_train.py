@@ -184,7 +184,7 @@ def test_pretraining_learns_and_its_model_opens(
     found = train(task, given.out, TrainOptions(steps=40, lr=5e-3, keep="last", evaluate_every=40))
     curve = [json.loads(line) for line in Path(given.out, "curve.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in curve if "loss" in line]
-    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+    assert np.mean(losses[-3:]) < 0.85 * losses[0]
     assert set(found["held_out"]) == {"loss", "words", "blocks"}
     reader = open_encoder(found["model"])
     assert np.isfinite(reader.encode(["the cost"]).rows).all()
