@@ -124,9 +124,9 @@ class Smith(nn.Module):
         self.dropout = nn.Dropout(sentence.hidden_dropout_prob)
         self.encoder = Bert(upper).encoder
         if not config.compat:  # a new document level hands on what it gets, and learns from there
-            for layer in self.encoder.layer:
-                for part in (layer.attention, layer):
-                    nn.init.zeros_(part.output.dense.weight)
+            for name, weight in self.encoder.named_parameters():
+                if name.endswith("output.dense.weight"):
+                    nn.init.zeros_(weight)
         self.token = nn.Parameter(torch.zeros(1, width)) if config.document == "token" else None
         self.document_head = _Head(width, compat=config.compat)
         if config.combine == "attention":
