@@ -123,7 +123,8 @@ class Smith(nn.Module):
         self.norm = nn.LayerNorm(width, eps=sentence.layer_norm_eps)
         self.dropout = nn.Dropout(sentence.hidden_dropout_prob)
         self.encoder = Bert(upper).encoder
-        if not config.compat:  # a new document level hands on what it gets, and learns from there
+        # A new document level hands on what it gets, and learns from there; a token of its own has to look.
+        if not config.compat and config.document != "token":
             for name, weight in self.encoder.named_parameters():
                 if name.endswith("output.dense.weight"):
                     nn.init.zeros_(weight)

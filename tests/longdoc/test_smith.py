@@ -347,6 +347,20 @@ def test_a_new_one_begins_as_its_start(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("document", DOCUMENT)
+def test_a_new_one_can_be_trained(tmp_path: Path, document: str) -> None:
+    torch.manual_seed(0)
+    reader = smith.new(bert(tmp_path / "bert"), block=12, heads=2, document=document)
+    rows = reader.encode([TEXT, "the cost"]).rows
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert np.abs(rows[0] - rows[1]).max() > 1e-2
+    reader.trainable({"lora": 0, "checkpointing": False})
+    made = reader.embed(reader.prepare([TEXT, "the cost"]))
+    (made[0] @ made[1]).backward()
+    largest = max(float(p.grad.abs().max()) for p in reader.module.parameters() if p.grad is not None)
+    assert 1e-3 < largest < 1e3
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     start, made = bert(tmp_path / "bert"), str(tmp_path / "m")
     encoder(**SHAPE).save(made)
