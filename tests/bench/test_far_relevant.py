@@ -231,10 +231,11 @@ def test_queries_with_longer_passages_are_left_out(make: Make, source: Path) -> 
         for query, grades in read_qrels(source).items()
         if max(grades.values()) > 0
     }
-    limit = sorted(theirs.values())[4]
-    (folder,) = make(("last",), longest=limit)
-    assert set(read_qrels(folder)) == {query for query, size in theirs.items() if size <= limit}
-    assert json.loads((folder / far_relevant.SETTINGS).read_text())["longest"] == limit
+    shortest = min(size for name, size in sizes.items() if name in read_qrels(source)["q0"])
+    for limit in (max(theirs["q0"] - 1, shortest), sorted(theirs.values())[5]):
+        (folder,) = make(("last",), f"to-{limit}", longest=limit)
+        assert set(read_qrels(folder)) == {query for query, size in theirs.items() if size <= limit}
+        assert json.loads((folder / far_relevant.SETTINGS).read_text())["longest"] == limit
     with pytest.raises(UserError, match=r"at most 1 words; raise --longest"):
         make(("first",), longest=1)
 

@@ -221,4 +221,6 @@ def test_a_heat_map_has_a_cell_for_each_figure() -> None:
     boxes = [each.get("fill") for each in root.iter(f"{name}rect")][1:]
     assert boxes == ["#0b3c6f", "#ffffff"]  # what was not measured has no box
     texts = [each.text for each in root.iter(f"{name}text")]
+    inks = {each.text: each.get("fill") for each in root.iter(f"{name}text")}
+    assert (inks["1.000"], inks["0.000"]) == ("#fff", "#222")  # what can be read there
     assert {"s & t", "first", "last", "60", "120", "1.000", "0.000", "<b>", "depth / words"} <= set(texts)
