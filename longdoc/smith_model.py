@@ -50,7 +50,7 @@ class SmithConfig:
     layers: int = 3
     heads: int = 4
     intermediate: int = 512
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean"] = "mean"
     document: Literal["first", "token", "mean"] = "mean"
     combine: Literal["normal", "sum_concat", "mean_concat", "attention"] = "normal"
     attention_size: int = 256
@@ -128,7 +128,8 @@ class Smith(nn.Module):
             for name, weight in self.encoder.named_parameters():
                 if name.endswith("output.dense.weight"):
                     nn.init.zeros_(weight)
-        self.token = nn.Parameter(torch.zeros(1, width)) if config.document == "token" else None
+        start = torch.empty(1, width).normal_(std=sentence.initializer_range)
+        self.token = nn.Parameter(start) if config.document == "token" else None
         self.document_head = _Head(width, compat=config.compat)
         if config.combine == "attention":
             self.attention = nn.Sequential(

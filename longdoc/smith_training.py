@@ -37,7 +37,7 @@ SHAPE: Mapping[str, Any] = {
     "block": 0, "positions": 0, "layers": 0, "heads": 0, "intermediate": 0, "pooling": "", "document": "",
     "combine": "", "attention_size": 0, "compat": False, "loop": 0,
 }  # fmt: skip
-"""Settings of a new model's shape (smith_model.SmithConfig), where given; pooling is else the mean."""
+"""Settings of a new model's shape (smith_model.SmithConfig), where they are given."""
 _ASKED = 1024  # words whose logits are in memory together
 _COMPAT_MOST = 5  # words that the released code asks for in a block
 
@@ -236,8 +236,6 @@ def open_training(
                     f"--set {name}={value}: {options.start!r} is a SMITH with {present[name]}; leave it out"
                 )
     else:
-        if not shape.get("compat"):
-            shape.setdefault("pooling", "mean")
         model, files = smith_start.begin(options.start, **shape)
     reader = SmithEncoder(files.vocabulary, model, files.identity, device="cpu")
     slots = batch * max(settings["masked_blocks"], 1) * (2 + settings["negatives"] + settings["random"])
