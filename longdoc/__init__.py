@@ -1,1 +1,1 @@
-"""Long documents: blocks, and passages' scores as documents'. SMITH is not in here yet."""
+"""Long documents: blocks, SMITH, and passages' scores as documents'."""
