@@ -31,7 +31,7 @@ from retrieval.stage import Param
 
 Level = Literal["out", "in"]
 
-_PARAMS = ("batch", "blocks", "device")
+_PARAMS = ("batch", "device", "max_blocks")
 _BUDGET_CPU, _BUDGET_GPU = 4096, 65536
 
 
@@ -52,14 +52,14 @@ class BlockVectors(NamedTuple):
 def open_encoder(path: str, params: Mapping[str, Param]) -> SmithEncoder:
     """The encoder of a model directory (`retrieve train smith` makes one).
 
-    params: blocks (of a text at most, the rest is dropped and counted; 0: all), batch (tokens that the
+    params: max_blocks (of a text at most, the rest is dropped and counted; 0: all), batch (tokens that the
     sentence level reads together), device. Raises UserError, UnknownName.
     """
     for name in params:
         if name not in _PARAMS:
             raise UnknownName("parameter of smith", name, _PARAMS)
-    values: dict[str, Any] = {"batch": 0, "blocks": None, "device": "auto", **params}
-    for name in ("batch", "blocks"):
+    values: dict[str, Any] = {"batch": 0, "max_blocks": None, "device": "auto", **params}
+    for name in ("batch", "max_blocks"):
         value = values[name]
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise UserError(f"{name}={value}: give a whole number, 0 or more")
@@ -69,9 +69,11 @@ def open_encoder(path: str, params: Mapping[str, Param]) -> SmithEncoder:
         raise UserError("device=cuda: there is no CUDA device that torch can use; give device=cpu")
     files = ModelFiles.open(path)
     model = smith_start.open_model(files)
-    limit = files.settings.get("blocks", 0) if values["blocks"] is None else values["blocks"]
+    limit = files.settings.get("max_blocks", 0) if values["max_blocks"] is None else values["max_blocks"]
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-        raise UserError(f"{path!r}: blocks of config.json is {limit!r}; it must be a whole number, 0 or more")
+        raise UserError(
+            f"{path!r}: max_blocks of config.json is {limit!r}; it must be a whole number, 0 or more"
+        )
     return SmithEncoder(
         files.vocabulary, model, files.identity, limit=limit, budget=values["batch"], device=values["device"]
     )
@@ -105,7 +107,9 @@ class SmithEncoder(TorchEncoder):
         config = self.module.config
         self.limit = limit or (config.loop if config.compat else 0)
         if config.compat and self.limit > config.loop:
-            raise UserError(f"blocks={limit}: the released model has {config.loop} slots; give at most that")
+            raise UserError(
+                f"max_blocks={limit}: the released model has {config.loop} slots; give at most that"
+            )
         self.capacity = config.block - 3
         self.dim = self.module.dim
         self.budget = budget or (_BUDGET_GPU if device == "cuda" else _BUDGET_CPU)
@@ -113,7 +117,7 @@ class SmithEncoder(TorchEncoder):
         self.identity = {
             "encoder": "smith", "model": dict(source), "dim": self.dim, "pooling": config.document,
             "normalise": config.normalised, "length": self.limit * self.capacity or None,
-            "prompts": {"query": "", "passage": ""}, "block": config.block, "blocks": self.limit,
+            "prompts": {"query": "", "passage": ""}, "block": config.block, "max_blocks": self.limit,
             "combine": config.combine, "compat": config.compat,
         }  # fmt: skip
         self.runtime: Mapping[str, Any] = {"backend": "torch", "precision": "float32"}
@@ -271,7 +275,7 @@ class SmithEncoder(TorchEncoder):
     def save(self, directory: str, *, dtype: Dtype = "float32", card: str | None = None, **more: Any) -> None:
         """See TorchEncoder. dtype: of the numbers on disk, float32, float16 or int8; card: its README.md."""
         smith_start.save(
-            directory, self.module, self.words, {"blocks": self.limit, **more}, dtype=dtype, card=card
+            directory, self.module, self.words, {"max_blocks": self.limit, **more}, dtype=dtype, card=card
         )
 
 

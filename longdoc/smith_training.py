@@ -215,7 +215,7 @@ class SmithForTraining(nn.Module):
 
     def save(self, directory: str) -> None:
         """Writes the encoder, the heads beside it."""
-        more = {"blocks": 0 if self.smith.config.compat else self.reader.limit}
+        more = {"max_blocks": 0 if self.smith.config.compat else self.reader.limit}
         smith_start.save(directory, self.smith, self.reader.words, more, self.heads)
 
 

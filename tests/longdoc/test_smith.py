@@ -322,8 +322,8 @@ def test_what_is_saved_opens(tmp_path: Path, shape: dict[str, Any], dtype: str) 
     apart = np.abs(again.encode([LONGER]).rows - reader.encode([LONGER]).rows).max()
     assert apart == 0 if dtype == "float32" else apart < 0.02
     assert again.identity["normalise"] is True
-    assert again.identity["blocks"] == 5
-    assert open_encoder(path, "", {"blocks": 2, "batch": 99, "device": "cpu"}).identity["length"] == 18
+    assert again.identity["max_blocks"] == 5
+    assert open_encoder(path, "", {"max_blocks": 2, "batch": 99, "device": "cpu"}).identity["length"] == 18
 
 
 def test_a_new_one_begins_as_its_start(tmp_path: Path) -> None:
@@ -381,17 +381,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no SMITH"):
         open_encoder(start, "smith")
     for params, message in (
-        ({"blocks": -1}, "blocks=-1"), ({"batch": 1.5}, "batch=1.5"), ({"device": "tpu"}, "auto, cpu, cuda"),
+        ({"max_blocks": -1}, "max_blocks=-1"), ({"batch": 1.5}, "batch=1.5"),
+        ({"device": "tpu"}, "auto, cpu, cuda"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             open_encoder(made, "", params)
-    with pytest.raises(UnknownName, match="did you mean 'blocks'"):
-        open_encoder(made, "", {"block": 3})
+    with pytest.raises(UnknownName, match="did you mean 'max_blocks'"):
+        open_encoder(made, "", {"maxblocks": 3})
     with pytest.raises(UserError, match="at most that"):
         encoder(**RELEASED, limit=9)
     file = tmp_path / "m" / "config.json"
     whole = json.loads(file.read_text())
-    for name, value in (("layers", "2"), ("combine", 3), ("blocks", "all")):
+    for name, value in (("layers", "2"), ("combine", 3), ("max_blocks", "all")):
         file.write_text(json.dumps({**whole, "retrieval": {**whole["retrieval"], name: value}}))
         with pytest.raises(UserError, match=name):
             open_encoder(made)
