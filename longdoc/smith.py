@@ -239,26 +239,25 @@ class SmithEncoder(TorchEncoder):
         """
         if level not in ("in", "out"):
             raise UserError(f"level={level!r}: blocks have vectors in (alone) and out (in their document)")
-        rows: list[NDArray[np.float32]] = []
-        found: list[Block] = []
-        offsets = [0]
+        framed = [self._framed(text) for text in texts]
+        offsets = np.cumsum([0, *(len(blocks) for blocks, _ in framed)]).astype(np.int64)
+        rows = np.empty((int(offsets[-1]), self.module.sentence.config.hidden_size), np.float32)
         with torch.inference_mode():
-            for text in texts:
-                blocks, ids = self._framed(text)
-                part = self.block_rows(ids)
+            for batch in plan_batches([sum(map(len, ids)) for _, ids in framed], self.budget):
+                part = self.block_rows([one for at in batch.tolist() for one in framed[at][1]])
+                ends = np.cumsum([0, *np.diff(offsets)[batch]])
                 if level == "out":
-                    ends = torch.tensor([0, len(ids)], device=self._device)
-                    part = self.module.document_head(self.module.mix(part, ends).blocks)
-                rows.append(part.float().cpu().numpy())
-                found += blocks
-                offsets.append(len(found))
-        width = self.module.sentence.config.hidden_size
-        stacked = np.concatenate([np.empty((0, width), np.float32), *rows])
-        if not np.isfinite(stacked).all():
+                    mixed = self.module.mix(part, torch.from_numpy(ends).to(self._device))
+                    part = self.module.document_head(mixed.blocks)
+                for at, own in zip(
+                    batch.tolist(), np.split(part.float().cpu().numpy(), ends[1:-1]), strict=True
+                ):
+                    rows[offsets[at] : offsets[at + 1]] = own
+        if not np.isfinite(rows).all():
             raise UserError(
                 "the model gives vectors that are not finite; its files are damaged, or its training failed"
             )
-        return BlockVectors(stacked, np.array(offsets, np.int64), found)
+        return BlockVectors(rows, offsets, [block for blocks, _ in framed for block in blocks])
 
     # --- training and files ---------------------------------------------------------------------------------
 

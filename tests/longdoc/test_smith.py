@@ -246,6 +246,11 @@ def test_vectors_of_blocks() -> None:
         [TEXT[block.start : block.end] for block in found["in"].blocks[:4]], level="in"
     )
     assert np.allclose(alone.rows, found["in"].rows[:4], atol=1e-6)
+    reader.budget = 30  # less than the first text has
+    for level, vectors in found.items():
+        assert np.allclose(reader.encode_blocks(texts, level=level).rows, vectors.rows, atol=1e-6)
+    nothing = reader.encode_blocks([])
+    assert (nothing.rows.shape, nothing.offsets.tolist(), nothing.blocks) == ((0, 16), [0], [])
     with pytest.raises(UserError, match="level='inner'"):
         reader.encode_blocks([TEXT], level="inner")
 
