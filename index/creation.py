@@ -77,6 +77,9 @@ def checked_pipeline(text: str, representations: Sequence[str]) -> str:
         if name not in registry.names():
             raise UnknownName("stage", name, [*representations, *registry.names()])
         made: Stage = registry.make(name, params)
+        searched: str | None = getattr(made, "representation", None)  # by a stage that expands queries
+        if searched is not None and searched not in representations:
+            raise UnknownName("representation", searched, representations)
         return made
 
     return repr(pipeline.parse(text, resolve))

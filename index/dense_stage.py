@@ -93,7 +93,8 @@ class DenseStage(IndexStage):
             part.vectors, rows, self.depth, alive=mask, rank=rank, threads=self._threads, norm=part.norm
         )
 
-    def _encode(self, queries: Sequence[Query]) -> tuple[NDArray[np.float32], int]:
+    def encode(self, queries: Sequence[Query]) -> tuple[NDArray[np.float32], int]:
+        """(float32[q, dim], tokens cut off) of queries. Raises UserError for a vector that is not finite."""
         made = self.method.query_encoder(self._runtime).encode([query.text for query in queries], self._kind)
         for query, row in zip(queries, made.rows, strict=True):
             if not np.isfinite(row).all():
@@ -107,12 +108,21 @@ class DenseStage(IndexStage):
         dropped = 0
         for at in range(0, len(queries), _BATCH):
             batch = queries[at : at + _BATCH]
-            rows, lost = self._encode(batch)
-            nothing = np.empty(0, np.int32), np.empty(0, np.float32)
-            # A blank query has a vector too, which means nothing.
-            pairs = zip(batch, self.retrieve(rows), strict=True)
-            found += [each if query.text.strip() else nothing for query, each in pairs]
+            rows, lost = self.encode(batch)
+            found += self.retrieve(rows)
             dropped += lost
+        return self.ranked(queries, found, dropped)
+
+    def ranked(
+        self,
+        queries: Sequence[Query],
+        found: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]],
+        dropped: int = 0,
+    ) -> Run:
+        """The run of what retrieve() found for each query; dropped: tokens of the queries."""
+        nothing = np.empty(0, np.int32), np.empty(0, np.float32)
+        # A blank query has a vector too, which means nothing.
+        found = [each if query.text.strip() else nothing for query, each in zip(queries, found, strict=True)]
         offsets = np.zeros(len(queries) + 1, np.int64)
         np.cumsum([len(docs) for docs, _ in found], out=offsets[1:])
         docs = np.concatenate([np.empty(0, np.int32), *(docs for docs, _ in found)])
@@ -134,6 +144,16 @@ class DenseStage(IndexStage):
             for each in parts
         ]
 
+    def vectors(self, docs: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The vectors float32[n, dim] of documents by ordinal."""
+        rows = np.empty((len(docs), self.method.settings["identity"]["dim"]), np.float32)
+        for segment in self.view.segments:
+            local = docs.astype(np.int64) - segment.base
+            inside = np.flatnonzero((local >= 0) & (local < segment.documents))
+            if len(inside):
+                rows[inside] = self._part(segment).vectors[local[inside]]
+        return rows
+
     def scores(
         self, queries: list[Query], offsets: NDArray[np.int64], docs: NDArray[np.int32]
     ) -> tuple[NDArray[np.float32], int]:
@@ -141,7 +161,7 @@ class DenseStage(IndexStage):
         scores = np.zeros(len(docs), np.float32)
         dropped = 0
         for at in range(0, len(queries), _BATCH):
-            rows, lost = self._encode(queries[at : at + _BATCH])
+            rows, lost = self.encode(queries[at : at + _BATCH])
             dropped += lost
             for place, row in enumerate(rows, at):
                 span = slice(int(offsets[place]), int(offsets[place + 1]))
@@ -159,7 +179,7 @@ class DenseStage(IndexStage):
 
     def explain(self, query: str, ordinal: int) -> dict[str, Any]:
         """Score of one document; a vector has no terms to show."""
-        rows, _ = self._encode([Query("1", query)])
+        rows, _ = self.encode([Query("1", query)])
         score = self._scores(rows[0], np.array([ordinal], np.int32))
         return {"representation": self.name, "score": float(score[0]), "terms": []}
 

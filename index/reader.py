@@ -150,9 +150,15 @@ class IndexReader:
                     params = {"reads": "passage", **params}
                 return self.stage(name, filter=filter, threads=threads, **params)
             try:
-                made: Stage = registry.make(name, params)
+                made: Any = registry.make(name, params)
             except UnknownName:
                 raise UnknownName("stage", name, [*self._methods, *registry.names()]) from None
+            if hasattr(made, "with_representation"):
+                wanted: str = made.representation
+                if wanted not in self._methods:
+                    raise UnknownName("representation", wanted, list(self._methods))
+                expanding: Stage = made.with_representation(resolve(wanted, made.settings))
+                return expanding
             return self._with_documents(self._with_blocks(made))
 
         return pipeline.parse(text, resolve)

@@ -88,6 +88,12 @@ class SparseStage(IndexStage):
             return Run(queries, offsets, docs, scores, self.view.ids, ordered=True)
         return Run(queries, offsets, docs, scores, self.view.ids).cut(self.depth)
 
+    def term_vectors(self, docs: NDArray[np.int32]) -> list[dict[str, float]]:
+        """Term -> value of documents by ordinal, see term_vectors.py. Raises UserError."""
+        from retrieval.index.term_vectors import term_vectors
+
+        return term_vectors(self.view, self.name, self.method, docs)
+
     def scores(
         self, queries: list[Query], offsets: NDArray[np.int64], docs: NDArray[np.int32]
     ) -> tuple[NDArray[np.float32], int]:

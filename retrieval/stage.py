@@ -41,6 +41,7 @@ class Stage:
     name        what its text calls it: word characters, dots and dashes, not a number
     params      what stands in its brackets; a parameter `model` comes first and without its name
     needs_run   it only re-scores, and must stand after a `>>`
+    expands     it searches anew with what it learned from the run, whose documents it need not keep to
     corpus      identity of the documents that it ranks; None for any
     depth       how many documents a query it retrieves at the head of a pipeline; `%` sets it
     parts       the stages it is composed of; a leaf has none
@@ -52,6 +53,7 @@ class Stage:
     name: str = ""
     params: Mapping[str, Param] = {}
     needs_run: bool = False
+    expands: bool = False
     corpus: str | None = None
     depth: int = 1000
     parts: tuple[Stage, ...] = ()
@@ -82,8 +84,8 @@ class Stage:
     def _run(self, queries: list[Query], run: Run | None) -> Run:
         """The work: a run of exactly these queries, in their order. So is `run`, where there is one.
 
-        A re-scoring stage returns only documents of `run`; tokens that it truncates go into `Run(...,
-        dropped=n)`.
+        A re-scoring stage returns only documents of `run`, unless it `expands`; tokens that it truncates go
+        into `Run(..., dropped=n)`.
         """
         raise NotImplementedError
 
@@ -145,6 +147,7 @@ class Then(Stage):
             flat = flat if lookup is None else [with_documents(part, lookup) for part in flat]
         self.parts = tuple(flat)
         self.name = "then"
+        self.expands = any(part.expands for part in flat)
         self.corpus = _common_corpus(flat)
 
     def _run(self, queries: list[Query], run: Run | None) -> Run:
@@ -176,6 +179,7 @@ class Cut(Stage):
         self.parts = (stage,)
         self.name = "cut"
         self.needs_run = stage.needs_run
+        self.expands = stage.expands
         self.corpus = stage.corpus
         self._deep = stage.within(self.k)
 
@@ -244,6 +248,7 @@ class Fuse(Stage):
         self.parts = tuple(one.stage if isinstance(one, Weighted) else one for one in self.operands)
         self.name = "fuse"
         self.needs_run = any(part.needs_run for part in self.parts)
+        self.expands = any(part.expands for part in self.parts)
         self.corpus = _common_corpus(self.parts)
 
     @property

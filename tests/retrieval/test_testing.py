@@ -95,6 +95,16 @@ def test_each_fault_is_named(fault: str, rule: str) -> None:
         check_stage(Good(fault), QUERIES, given() if fault in ("mutates", "stranger") else None)
 
 
+def test_a_stage_that_expands_may_leave_the_run() -> None:
+    stage = Good("stranger")
+    stage.expands = True
+    check_stage(stage, QUERIES, given(), tolerance=0)
+    for composed in (stage % 2, Good() % 2 >> stage, Good() + stage):
+        assert composed.expands
+        check_stage(composed, QUERIES, given())
+    assert not (Good() % 2 >> Good() + Good()).expands
+
+
 class Shelf:
     """An index of the simplest kind: documents in memory, a committed copy for each path."""
 
