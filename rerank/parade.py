@@ -1,8 +1,8 @@
 """Re-ranking of long documents by their block vectors: `bm25 % 100 >> parade(./model)`.
 
 The vectors are those that an index already keeps of its blocks; the query is encoded once and every candidate
-costs a small transformer over its blocks (parade_model.py), no pass of a language model. All blocks of a
-document are read, wherever they stand.
+costs a small transformer over its closest blocks (parade_model.py), no pass of a language model. Blocks are
+chosen among all of a document, wherever they stand.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Li, Yates, MacAvaney, He, Sun: PARADE: Passage Representation Aggregation for Document Reranking (arXiv
 2008.09093, 2020), the variant Transformer. What differs: there a cross-encoder makes a passage's vector,
 here it is projected from the vectors q and b that a bi-encoder made of query and block, [q * b; |q - b|; b],
-so that a document costs no pass of a language model; and the score is that of the best block (MaxP) plus what
-the transformer adds, which is 0 before training. Blocks have no positions. Needs torch.
+so that a document costs no pass of a language model; of each document the transformer reads the blocks that
+are closest to the query; and the score is that of the best block (MaxP) plus what the transformer adds, which
+is 0 before training. Blocks have no positions. Needs torch.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ _BUDGET = 4096  # blocks that are scored together, padding included
 
 
 class ParadeConfig(NamedTuple):
-    """Sizes: dim of the encoder's vectors, hidden of the transformer's, its layers and heads."""
+    """dim of the encoder's vectors; hidden, layers, heads of the transformer; most: blocks that it reads."""
 
     dim: int
     hidden: int = 128
     layers: int = 2
     heads: int = 4
+    most: int = 32
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> ParadeConfig:
@@ -88,14 +90,22 @@ class Blocks(NamedTuple):
     rows: NDArray[np.float32]
     offsets: NDArray[np.int64]
 
-    def padded(self, documents: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(float[n, longest, dim], bool[n, longest]): the blocks of some documents, side by side."""
+    def closest(
+        self, queries: NDArray[np.float32], documents: NDArray[np.int64], most: int
+    ) -> tuple[Tensor, Tensor]:
+        """(float[n, longest, dim], bool[n, longest]): of documents[i] the `most` blocks nearest queries[i].
+
+        Side by side with what pads them, in the document's order.
+        """
         starts = self.offsets[documents]
         sizes = self.offsets[documents + 1] - starts
-        real = np.arange(max(1, int(sizes.max(initial=0)))) < sizes[:, None]
+        real = np.arange(max(1, min(most, int(sizes.max(initial=0))))) < sizes[:, None]
         found = np.zeros((*real.shape, self.rows.shape[1]), np.float32)
-        inside = np.nonzero(real)
-        found[inside] = self.rows[starts[inside[0]] + inside[1]]
+        for at, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+            own = self.rows[start : start + size]
+            if size > most:
+                own = own[np.sort(np.argpartition(-(own @ queries[at]), most - 1)[:most])]
+            found[at, : len(own)] = own
         return torch.from_numpy(found), torch.from_numpy(real)
 
 
@@ -111,15 +121,17 @@ def score_blocks(
     Documents of about equal length are scored together, in memory that does not grow with n.
     """
     device = model.cls.device
-    sizes = np.diff(blocks.offsets)[document]
+    most = model.config.most
+    sizes = np.minimum(np.diff(blocks.offsets)[document], most)
     order = np.argsort(-sizes, kind="stable")
     found = np.empty(len(document), np.float32)
     at = 0
     with torch.inference_mode():
         while at < len(order):
             batch = order[at : at + max(1, _BUDGET // max(1, int(sizes[order[at]])))]
-            rows, real = blocks.padded(document[batch])
-            asked = torch.from_numpy(queries[query[batch]])
-            found[batch] = model(asked.to(device), rows.to(device), real.to(device)).float().cpu().numpy()
+            asked = queries[query[batch]]
+            rows, real = blocks.closest(asked, document[batch], most)
+            scores = model(torch.from_numpy(asked).to(device), rows.to(device), real.to(device))
+            found[batch] = scores.float().cpu().numpy()
             at += len(batch)
     return found

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "hidden": 128,  # the transformer's width, its layers and heads
     "layers": 2,
     "heads": 4,
+    "most": 32,  # blocks of a document that the transformer reads, those closest to the query
     "dropout": 0.1,  # while training
 }
 _BATCH = 8  # groups
@@ -61,7 +62,7 @@ class ParadeTask:
         if options.start is None:
             raise UserError("name the encoder whose block vectors are read: --start DIR")
         encoder = open_encoder(options.start)
-        sizes = {name: settings[name] for name in ("hidden", "layers", "heads")}
+        sizes = {name: settings[name] for name in ("hidden", "layers", "heads", "most")}
         config = ParadeConfig.from_dict({"dim": encoder.dim, **sizes})
         torch.manual_seed(options.seed)
         self._parade = ParadeModel(config, settings["dropout"])
@@ -103,9 +104,9 @@ class ParadeTask:
         groups = [self._group(example, rng) for example in examples.tolist()]
         sizes = [len(group) for group in groups]
         device = device_of(self.model)
-        queries = torch.from_numpy(np.repeat(self._queries[examples], sizes, axis=0))
-        rows, real = self.blocks.padded(np.concatenate(groups))
-        scores = self.model(queries.to(device), rows.to(device), real.to(device))
+        queries = np.repeat(self._queries[examples], sizes, axis=0)
+        rows, real = self.blocks.closest(queries, np.concatenate(groups), self.settings["most"])
+        scores = self.model(torch.from_numpy(queries).to(device), rows.to(device), real.to(device))
         loss = group_loss(scores, torch.tensor(sizes, device=device), self.settings["loss"])
         best = [part.argmax() == 0 for part in scores.detach().split(sizes)]
         return loss, {"accuracy": float(torch.stack(best).float().mean())}
@@ -207,7 +208,7 @@ def _lots(texts: Iterator[str]) -> Iterator[list[str]]:
 def _check(settings: Mapping[str, Any]) -> None:
     if settings["loss"] not in ("softmax", "hinge"):
         raise UserError(f"--set loss={settings['loss']}: choose one of softmax, hinge")
-    for name in ("negatives", "tokens", "hidden", "layers", "heads"):
+    for name in ("negatives", "tokens", "hidden", "layers", "heads", "most"):
         if settings[name] < 1:
             raise UserError(f"--set {name}={settings[name]}: give a number of 1 or more")
     if not 0 <= settings["dropout"] < 1:

@@ -99,6 +99,22 @@ def test_blocks_have_no_order() -> None:
     )
 
 
+def test_the_closest_blocks_are_read() -> None:
+    """A model that reads three blocks says of a document what it says of its three closest ones."""
+    few = trained()
+    few.config = few.config._replace(most=3)
+    sizes = [7, 2, 0, 3, 9]
+    some, queries = blocks(sizes), blocks([3], seed=1).rows
+    found = scored(few, sizes, some, queries)
+    for at in range(len(sizes)):
+        own = some.rows[some.offsets[at] : some.offsets[at + 1]]
+        for number, query in enumerate(queries):
+            near = own[sorted(range(len(own)), key=lambda row: -float(own[row] @ query))[:3]]
+            alone = Blocks(near, np.array([0, len(near)]))
+            wanted = scored(trained(), [len(near)], alone, queries[[number]])
+            assert found[at, number] == pytest.approx(float(wanted[0, 0]), abs=1e-4)
+
+
 def test_every_block_and_the_query_count() -> None:
     model, some, queries = trained(), blocks([6]), blocks([1], seed=1).rows
     before = scored(model, [6], some, queries)[0, 0]
