@@ -49,8 +49,9 @@ def by_hand(scores: list[float], how: str, k: int) -> float:
     }[how]
 
 
-@given(DOCUMENTS, st.sampled_from(HOW), st.integers(1, 5))
-def test_against_plain_python(documents: list[list[float]], how: str, k: int) -> None:
+@pytest.mark.parametrize("how", HOW)
+@given(documents=DOCUMENTS, k=st.integers(1, 5))
+def test_against_plain_python(how: str, documents: list[list[float]], k: int) -> None:
     scores, offsets = columns(documents)
     found = pool(scores, offsets, how, k, {"kernel": KERNEL, "learned": LEARNED}.get(how))
     assert found.dtype == np.float32
