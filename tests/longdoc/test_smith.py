@@ -262,7 +262,7 @@ def test_odd_texts(text: str, shape: dict[str, Any]) -> None:
     made = reader.encode([text])
     assert np.isfinite(made.rows).all()
     assert 0 <= made.dropped[0] < made.tokens[0]
-    vectors = reader.encode_blocks([text])
+    vectors = reader.encode_blocks([text], level="in")
     assert all(0 <= block.start <= block.end <= len(text) for block in vectors.blocks)
     assert np.isfinite(vectors.rows).all()
 
