@@ -13,6 +13,7 @@ from retrieval.index.consistency import corrupt
 from retrieval.index.index_stage import IndexStage
 from retrieval.index.searcher import Searcher, Segment, fixed_point
 from retrieval.index.statistics import Statistics
+from retrieval.index.term_vectors import TermVectors
 from retrieval.stage import Param
 from retrieval.types import Query, Run
 
@@ -47,6 +48,7 @@ class SparseStage(IndexStage):
         self.threads = threads
         self.algorithm = algorithm
         self._masks = view.masks(None) if masks is None else masks
+        self._terms = TermVectors(view, name, self.method)
 
     @cached_property
     def searcher(self) -> Searcher:
@@ -90,9 +92,7 @@ class SparseStage(IndexStage):
 
     def term_vectors(self, docs: NDArray[np.int32]) -> list[dict[str, float]]:
         """Term -> value of documents by ordinal, see term_vectors.py. Raises UserError."""
-        from retrieval.index.term_vectors import term_vectors
-
-        return term_vectors(self.view, self.name, self.method, docs)
+        return self._terms.read(docs)
 
     def scores(
         self, queries: list[Query], offsets: NDArray[np.int64], docs: NDArray[np.int32]

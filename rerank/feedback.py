@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from retrieval.index.stages import SparseStage
 
 _BATCH = 64  # queries whose feedback is in memory at a time
+_TERMS = 100_000  # of which it is known whether they are worth adding
 _SHORTEST, _LONGEST = 2, 20  # characters of a term that a query is expanded by
 
 Terms = Mapping[str, float]
@@ -48,6 +49,7 @@ class Feedback(Stage):
         given = {key: value for key, (value, usual) in own.items() if value != usual}
         self.params = {"model": model, **given, **settings}
         self._asked: IndexStage | None = None
+        self._known: dict[str, bool] = {}  # whether a term is worth adding, in this representation
 
     def with_representation(self, stage: IndexStage) -> Self:
         """This stage over the stage of a representation. Raises CompositionError for one of another kind."""
@@ -56,6 +58,7 @@ class Feedback(Stage):
             raise CompositionError(f"{self!r} searches {called}, and {stage!r} is none; name another one")
         twin = copy.copy(self)
         twin._asked, twin.corpus = stage, stage.corpus
+        twin._known = {}
         return twin
 
     def _searched(self) -> Any:
@@ -107,14 +110,16 @@ class TermFeedback(Feedback):
         raise NotImplementedError
 
     def _useful(self, stage: SparseStage) -> Callable[[str], bool]:
-        most = self.max_df * stage.statistics.documents
-        known: dict[str, bool] = {}
+        most, known = self.max_df * stage.statistics.documents, self._known
+        if len(known) > _TERMS:  # a server that runs for months must not grow
+            known.clear()
 
         def useful(term: str) -> bool:
-            if term not in known:
+            worth = known.get(term)
+            if worth is None:
                 fits = _SHORTEST <= len(term) <= _LONGEST and (term.isalnum() or not self.alphanumeric)
-                known[term] = fits and stage.statistics.df(term) <= most
-            return known[term]
+                worth = known[term] = fits and stage.statistics.df(term) <= most
+            return worth
 
         return useful
 
