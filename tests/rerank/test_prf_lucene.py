@@ -59,7 +59,7 @@ def test_the_same_terms_and_weights(both: tuple[dict[str, str], Index, Any], nam
     else:
         searcher.set_rocchio(None, 10, 10, 10, 10, 1.0, 0.75, 0.0, False, False)
         text = "bm25 % 1000 >> rocchio"
-    stage = index.pipeline(text).parts[1]
+    stage: Any = index.pipeline(text).parts[1]
     rng = random.Random(2)
     same = 0
     for number in range(25):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def hashing() -> Iterator[None]:
     remove()
 
 
-def indexed(path: Path, documents: list[dict[str, object]], spec: str = "") -> Index:
+def indexed(path: Path, documents: list[dict[str, Any]], spec: str = "") -> Index:
     """Three segments, two documents deleted."""
     index = Index.create(path / "index", ["bm25"], dense=[f"vec={spec or model(path)}"])
     for start in range(3):
@@ -68,7 +69,11 @@ def test_as_plain_python(tmp_path: Path, seed: int, first: str) -> None:
 
 
 def test_feedback_leads_away_from_the_run(tmp_path: Path) -> None:
-    documents = [{"id": "a", "text": "w1 w2"}, {"id": "b", "text": "w2"}, {"id": "c", "text": "w7 w8 w9"}]
+    documents: list[dict[str, Any]] = [
+        {"id": "a", "text": "w1 w2"},
+        {"id": "b", "text": "w2"},
+        {"id": "c", "text": "w7 w8 w9"},
+    ]
     index = indexed(tmp_path, documents)
     run = Run.from_dict({"1": {"a": 1.0}}, {"1": "w1"})
     stage = make("vector_rocchio", {"model": "vec", "alpha": 0, "beta": 1})
