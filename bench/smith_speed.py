@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -107,13 +106,20 @@ def measure(shape: str, block: int, length: int, rounds: int) -> Row:
 
 
 def memory(shape: str, block: int, length: int, model: str) -> float:
-    """MiB that one pass of this process adds to the most that it has held."""
+    """MiB that one pass needs above what this process holds before it (Linux)."""
     first, turn = (passes(shape, block, size, (model,))[model] for size in (64, length))
     with torch.inference_mode():
         first()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = _kib("VmRSS")
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak counts anew from here
         turn()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_kib("VmHWM") - before) / 1024
+
+
+def _kib(name: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:"))
 
 
 def _memory_elsewhere(shape: str, block: int, length: int, model: str) -> float:

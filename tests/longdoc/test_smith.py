@@ -287,12 +287,15 @@ def test_memory_is_that_of_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gradients_with_checkpoints_are_those_without() -> None:
-    reader = encoder(budget=60)
-    found = []
+    reader, found, calls = encoder(budget=60), [], []
+    read = reader._read
+    reader._read = lambda blocks: calls.append(len(blocks)) or read(blocks)
     for checkpointing in (False, True):
+        calls.clear()
         reader.trainable({"lora": 0, "checkpointing": checkpointing})
         reader.module.zero_grad()
         reader.embed(reader.prepare([TEXT, "the cost"]))[:, 0].sum().backward()
+        assert (len(calls) > 2) == checkpointing  # all blocks in one packed call, unless
         found.append([parameter.grad.clone() for parameter in reader.module.parameters()])
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
