@@ -167,6 +167,7 @@ def test_a_worked_example(tmp_path: Path) -> None:
     assert expanded == pytest.approx({"bird": 1 / 2, "cat": 4 / 15, "dog": 7 / 30})
     found = rm3([Query("1", "bird")], run)["1"]
     assert {hit.doc_id for hit in found} == {"d1", "d2", "d3", "d4"}  # d4 was not in the run
+    assert rm3.within(2)([Query("1", "bird")], run)["1"] == found[:2]
 
 
 def test_frequent_and_odd_terms_are_not_added(tmp_path: Path) -> None:

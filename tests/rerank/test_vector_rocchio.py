@@ -92,6 +92,7 @@ def test_little_to_learn_from(tmp_path: Path) -> None:
     assert stage(queries, empty).to_dict() == plain(queries).to_dict()
     given = Run.from_dict({query.query_id: {"d1": 2.0, "d2": 1.0} for query in queries})
     assert stage(queries, given)["4"] == []  # nothing was asked
+    assert [len(hits) for hits in stage.within(2)(queries, given).values()] == [2, 2, 2, 0]
     check_stage(stage, queries, given)
     check_stage(index.pipeline("bm25 % 3 >> vector_rocchio(vec) % 5"), [query.text for query in QUERIES])
     assert len(stage([], given)) == 0
