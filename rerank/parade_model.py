@@ -28,10 +28,10 @@ class ParadeConfig(NamedTuple):
     """dim of the encoder's vectors; hidden, layers, heads of the transformer; most: blocks that it reads."""
 
     dim: int
-    hidden: int = 128
+    hidden: int = 64
     layers: int = 2
     heads: int = 4
-    most: int = 32
+    most: int = 16
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> ParadeConfig:

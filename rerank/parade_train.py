@@ -37,11 +37,11 @@ DEFAULTS: dict[str, Any] = {
     "loss": "softmax",  # or hinge
     "blocks": "sentences",  # the splitter; or structure, windows
     "tokens": 126,  # of a block, as the encoder counts them
-    "hidden": 128,  # the transformer's width, its layers and heads
+    "hidden": 64,  # the transformer's width, its layers and heads
     "layers": 2,
     "heads": 4,
-    "most": 32,  # blocks of a document that the transformer reads, those closest to the query
-    "dropout": 0.1,  # while training
+    "most": 16,  # blocks of a document that the transformer reads, those closest to the query
+    "dropout": 0.3,  # while training
 }
 _BATCH = 8  # groups
 _HELD_OUT = 100
@@ -54,7 +54,7 @@ class ParadeTask:
 
     name = KIND
     better: Literal["higher", "lower"] = "higher"
-    recipe: Mapping[str, Any] = {"lr": 3e-4, "epochs": 3, "warmup": 0.1}
+    recipe: Mapping[str, Any] = {"lr": 5e-4, "epochs": 3, "warmup": 0.1}
 
     def __init__(self, options: TaskOptions) -> None:
         self.settings = settings = read_settings(KIND, {**SETTINGS, **DEFAULTS}, options.settings)
