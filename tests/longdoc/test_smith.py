@@ -287,9 +287,15 @@ def test_memory_is_that_of_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gradients_with_checkpoints_are_those_without() -> None:
-    reader, found, calls = encoder(budget=60), [], []
+    reader, found = encoder(budget=60), []
+    calls: list[int] = []
     read = reader._read
-    reader._read = lambda blocks: calls.append(len(blocks)) or read(blocks)
+
+    def watched(blocks: list[NDArray[np.int32]]) -> Any:
+        calls.append(len(blocks))
+        return read(blocks)
+
+    reader._read = watched
     for checkpointing in (False, True):
         calls.clear()
         reader.trainable({"lora": 0, "checkpointing": checkpointing})

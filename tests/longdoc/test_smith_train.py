@@ -205,6 +205,13 @@ def test_pairs_learn(tmp_path: Path, files: tuple[Path, Path], mode: str) -> Non
     matching = [line["matching"] for line in curve if "matching" in line]
     assert np.mean(matching[-3:]) < 0.8 * matching[0]
     found = task.evaluate()
+    # What matches is closer than what does not.
+    reader = open_encoder(str(Path(given.out) / "model"))
+    asked, right, wrong = (
+        reader.encode([text(number + more, size) for number in range(12)]).rows
+        for more, size in ((0, 2), (26, 6), (1, 6))
+    )
+    assert ((asked * right).sum(1) > (asked * wrong).sum(1)).mean() > 0.6
     wanted = {"loss", "accuracy", "matching"}
     wanted |= {"words1", "words2", "blocks1", "blocks2"} if mode == "joint" else set()
     assert set(found) == wanted
