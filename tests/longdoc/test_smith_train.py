@@ -170,6 +170,21 @@ def test_masked_blocks_at_zero_prediction_are_the_logarithm() -> None:
         assert found.item() == pytest.approx(math.log(4), abs=1e-3)
 
 
+def test_released_masked_blocks_are_told_from_their_own_vectors_and_padding() -> None:
+    model = training(**RELEASED)
+    lot = lot_of(model, "The cost. " * 9, "the cost of control")
+    counts, rows = np.diff(lot.offsets), model.read(lot)
+    places = torch.arange(len(rows))  # k is all 8 slots: every block is masked
+    predicted, padding = model._predict(rows, lot, places), model.smith.padding(model.reader.words.pad)
+    wanted = torch.cat([
+        torch.cat([part, padding.expand(8 - len(part), -1)]) for part in rows.split(counts.tolist())
+    ])  # fmt: skip
+    own = np.concatenate([at * 8 + np.arange(count) for at, count in enumerate(counts)])
+    losses = -torch.log_softmax(predicted @ wanted.T, 1)[places, torch.from_numpy(own)]
+    found = model.masked(lot, 0.0, 8, np.random.default_rng(0))[1]
+    assert found.item() == pytest.approx(losses.sum().item() / (len(rows) + 1e-5), abs=1e-4)
+
+
 # --- whole trainings ----------------------------------------------------------------------------------------
 
 
