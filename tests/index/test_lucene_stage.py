@@ -25,6 +25,7 @@ class Fake:
     """Counts words; every answer holds its first document twice."""
 
     opened: ClassVar[list[tuple[str, float, float]]] = []
+    asked: ClassVar[set[int]] = set()
     kept: ClassVar[dict[str, str]] = {}
 
     def __init__(self, path: str, k1: float, b: float) -> None:
@@ -32,6 +33,7 @@ class Fake:
 
     def search(self, text: str, k: int) -> list[tuple[str, float]]:
         text.encode("utf-16")  # as Java takes it
+        self.asked.add(k)
         counts = {name: sum(map(text.split().count, body.split())) for name, body in TEXTS.items()}
         hits = [(name, count - number / 1e6) for number, (name, count) in enumerate(counts.items()) if count]
         hits = sorted(hits, key=lambda hit: -hit[1])[:k]
@@ -47,6 +49,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(lucene_stage, "AnseriniSearcher", Fake)
     monkeypatch.setattr(lucene_stage, "need_lucene", lambda: None)
     monkeypatch.setattr(Fake, "opened", [])
+    monkeypatch.setattr(Fake, "asked", set())
     folder = tmp_path / "lucene"
     folder.mkdir()
     (folder / "segments_1").touch()
@@ -83,6 +86,7 @@ def test_runs_have_their_own_ids(path: str) -> None:
     assert found["1"][0].score == 3
     assert [len(found[name]) for name in "12345"] == [2, 1, 0, 0, 2]
     stage("moon")
+    assert Fake.asked == {2}
     assert Fake.opened == [(path, 1.2, 0.4)]
     check_stage(pipeline.parse(f"lucene({path})"), ["wind", "sea solar", "moon"], tolerance=0)
 
