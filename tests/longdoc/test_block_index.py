@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval import Index, registry
-from retrieval.artefact import Store
+from retrieval import Index
 from retrieval.check import check
-from retrieval.errors import CompositionError, CorruptIndex, UnknownName, UnsupportedFormat, UserError
+from retrieval.errors import UserError
 from retrieval.index.export import export
 from retrieval.index.vector_part import check_vectors
-from retrieval.index.view import View
-from retrieval.longdoc.block_table import BlockTable
-from retrieval.longdoc.block_view import block_view
-from retrieval.longdoc.splitter import Splitter, take_settings
-from retrieval.snapshot import open_snapshot
-from retrieval.stage import Given, Stage
+from retrieval.stage import Given
 from retrieval.testing import check_stage
 from retrieval.types import Document, Query, Run
-from tests.index.hashing_encoder import Hashing, install, model, remove
+from tests.index.hashing_encoder import install, model, remove
+from tests.longdoc.block_corpus import QUERIES, SPLIT, WORDS, documents, split
 
-WORDS = [f"w{i}" for i in range(12)]
-SPLIT = "blocks=sentences, tokens=6"
-QUERIES = ["w1 w2", "w3", "w4 w5 w1", "w0 w0 w11", "unknown"]
 Scores = dict[str, list[float]]
 
 
@@ -39,27 +30,6 @@ def hashing() -> Iterator[None]:
     install()
     yield
     remove()
-
-
-def documents(n: int, seed: int = 0) -> list[Document]:
-    rng = random.Random(seed)
-
-    def sentence() -> str:
-        return " ".join(rng.choices(WORDS, k=rng.randint(1, 9))).capitalize() + "."
-
-    found = []
-    for i in range(n):
-        title = rng.choice(["", "w1", "Title w2"])
-        text = " ".join(sentence() for _ in range(rng.randint(0 if title else 1, 5)))
-        found.append(Document(f"d{i}", text, title, {"year": i}))
-    return found
-
-
-def split(kept: list[Document], **options: Any) -> list[Document]:
-    """The blocks as documents."""
-    splitter = Splitter(take_settings("x", {"blocks": "sentences", "tokens": 6, **options}))
-    pairs = zip(kept, splitter.blocks(kept), strict=True)
-    return [part for document, blocks in pairs for part in splitter.documents(document, blocks)]
 
 
 def block_scores(path: Path, kept: list[Document], spec: str, query: str) -> Scores:
@@ -267,181 +237,3 @@ def test_export_names_the_blocks(tmp_path: Path) -> None:
     assert (tmp_path / "v.ids").read_text().split() == blocks
     assert np.load(tmp_path / "v.npy").shape[0] == len(blocks)
     assert export(index, "x", str(tmp_path / "x.ciff")).documents == len(blocks)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("x=bm25(blocks=paragraphs)", "sentences"),
-        ("x=bm25(blocks=sentences, overlap=3)", "no overlap"),
-        ("x=bm25(blocks=windows, tokens=0)", "capacity=0"),
-        ("x=bm25(blocks=windows, tokens=big)", "whole number"),
-        ("x=bm25(blocks=windows, tokens=4, overlap=4)", "overlap=4"),
-        ("x=bm25(blocks=windows, stride=4)", "no setting of blocks"),
-        ("x=bm25(blocks=model)", "cuts documents itself"),
-    ],
-)
-def test_wrong_settings(tmp_path: Path, spec: str, message: str) -> None:
-    with pytest.raises((UserError, UnknownName), match=message):
-        Index.create(tmp_path / "index", sparse=[spec])
-
-
-@pytest.mark.parametrize(
-    ("pipeline", "message"),
-    [
-        ("x(aggregate=min)", "one of max"),
-        ("x(best=0)", "best=0"),
-        ("x(candidates=many)", "candidates='many'"),
-        ("x(aggregate=learned)", "needs weights=FILE"),
-        ("x(weights=f)", "takes no weights"),
-        ("x(k2=1)", "k2"),
-    ],
-)
-def test_wrong_parameters(tmp_path: Path, pipeline: str, message: str) -> None:
-    index = Index.create(tmp_path / "index", sparse=[f"x=bm25({SPLIT})"])
-    index.add(documents(3))
-    index.commit()
-    with pytest.raises(UserError, match=message):
-        index.search("w1", pipeline=pipeline)
-
-
-def test_odd_documents(tmp_path: Path) -> None:
-    """Only punctuation, one sentence of many words, mixed scripts: all found by what they hold."""
-    odd = [
-        Document("marks", "?!. ... --- ,,,, " * 50), Document("long", "w3 " * 5000 + "w4"),
-        Document("mixed", "Привет мир. 你好世界。 مرحبا. w5 x"), Document("title", "", "w6 w6"),
-        Document("one", "x" * 20_000),
-    ]  # fmt: skip
-    specs = [f"x=bm25({SPLIT})", "y=bm25(blocks=windows, tokens=7, overlap=3)", "z=bm25(blocks=structure)"]
-    index = Index.create(tmp_path / "index", sparse=specs, dense=[f"v={model(tmp_path)}(blocks=windows)"])
-    index.add(odd)
-    index.commit()
-    for name in "xyz":
-        for query, doc in (("w4", "long"), ("w5", "mixed"), ("w6", "title"), ("мир", "mixed")):
-            assert [hit.doc_id for hit in index.search(query, pipeline=name)] == [doc]
-    assert len(index.search("w3", 10, pipeline="v")) == 5
-
-
-def test_table_of_a_stranger(tmp_path: Path) -> None:
-    """Right checksums, wrong numbers: CorruptIndex."""
-
-    class Source:
-        def __init__(self, **changed: Any) -> None:
-            offsets, spans = np.array([0, 1, 3]), np.array([[0, 2], [0, 1], [1, 4]], np.int32)
-            facts = {"documents": 2, "blocks": 3, "tokens": 9, "dropped": 0}
-            self.held = {"offsets": offsets, "spans": spans, "facts": facts, **changed}
-
-        def array(self, path: str) -> Any:
-            return self.held["offsets" if "offsets" in path else "spans"]
-
-        def json(self, path: str) -> Any:
-            return self.held["facts"]
-
-    assert len(BlockTable(Source(), "seg", 2)) == 3  # type: ignore[arg-type]
-    bad: list[dict[str, Any]] = [
-        {"offsets": np.array([0, 3])}, {"offsets": np.array([1, 2, 3])}, {"offsets": np.array([0, 0, 3])},
-        {"offsets": np.array([0, 1, 4])}, {"spans": np.array([[0, 2], [0, 1], [4, 1]], np.int32)},
-        {"spans": np.array([[-1, 2], [0, 1], [1, 4]], np.int32)}, {"facts": []}, {"facts": {"documents": -1}},
-    ]  # fmt: skip
-    for changed in bad:
-        with pytest.raises(CorruptIndex, match="seg/block_"):
-            BlockTable(Source(**changed), "seg", 2)  # type: ignore[arg-type]
-
-
-def test_only_a_new_reader_may_open_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = Index.create(tmp_path / "index", sparse=[f"x=bm25({SPLIT})"])
-    index.add(documents(3))
-    index.commit()
-    assert Store.open(index.path).commit["min_reader"] == 4
-    monkeypatch.setattr("retrieval.manifest.FORMAT", 3)
-    with pytest.raises(UnsupportedFormat, match=r"this build reads 1\.\.3"):
-        Index.open(index.path)
-
-
-def test_block_ids(tmp_path: Path) -> None:
-    kept = documents(15)
-    index = Index.create(tmp_path / "index", sparse=[f"x=bm25({SPLIT})"])
-    index.add(kept[:6])
-    index.commit()
-    index.add(kept[6:])
-    index.commit()
-    with open_snapshot(index.path) as snapshot:
-        view = block_view(View(snapshot), "x")
-        names = [block.doc_id for block in split(kept)]
-        assert list(view.ids) == names
-        assert (view.ids[-1], view.ids[1:3]) == (names[-1], names[1:3])
-        assert view.find_many([names[7], "d0#99", "zz#0"]).tolist() == [7, -1, -1]
-        for segment in view.segments:
-            ranks = segment.store.rank
-            order = sorted(range(len(ranks)), key=lambda i: ranks[i])
-            mine = names[segment.base : segment.base + segment.documents]
-            parts = [mine[i].split("#") for i in order]
-            assert parts == sorted(parts, key=lambda part: (part[0], -int(part[1])))
-
-
-def test_block_vectors_for_stages_that_read_them(tmp_path: Path) -> None:
-    kept = documents(12)
-    specs = [f"v={model(tmp_path)}({SPLIT})", f"plain={model(tmp_path)}"]
-    index = Index.create(tmp_path / "index", sparse=["bm25"], dense=specs)
-    index.add(kept[:5])
-    index.commit()
-    index.add(kept[5:])
-    index.commit()
-    source = index.blocks("v")
-    rows, offsets = source.blocks_of(["d7", "d2"])
-    texts = [block.full_text() for block in split([kept[7], kept[2]])]
-    encoder = Hashing("/dev/null", {})
-    assert np.allclose(rows, encoder.encode(texts).rows)
-    assert offsets.tolist() == [0, len(split([kept[7]])), len(texts)]
-    assert np.allclose(source.encode_query(["w1"]).rows, encoder.encode(["w1"]).rows)
-    assert source.identity["encoder"] == "hashing"
-    with pytest.raises(UserError, match="no document 'zz'"):
-        source.blocks_of(["zz"])
-    for name in ("plain", "bm25", "nothing"):
-        with pytest.raises(UnknownName, match="dense representation of blocks"):
-            index.blocks(name)
-
-
-class Reading(Stage):
-    """A stage that reads block vectors of an encoder of one width."""
-
-    name = "reading"
-    needs_run = True
-
-    def __init__(self, dim: int) -> None:
-        self.params = {"dim": dim}
-        self.source: Any = None
-
-    def with_blocks(self, source: Any) -> Reading:
-        if source.identity["dim"] != self.params["dim"]:
-            raise CompositionError("another width")
-        twin = Reading(int(self.params["dim"]))
-        twin.source = source
-        return twin
-
-    def _run(self, queries: list[Query], run: Run | None) -> Run:
-        assert run is not None
-        rows, _ = self.source.blocks_of([run.doc_ids[int(doc)] for doc in run.docs])
-        assert rows.shape[1] == self.params["dim"]
-        return run
-
-
-def test_a_pipeline_gives_a_stage_the_vectors_that_fit(tmp_path: Path) -> None:
-    spec = model(tmp_path)
-    specs = [f"a={spec}(dim=3, {SPLIT})", f"b={spec}(dim=5, {SPLIT})"]
-    index = Index.create(tmp_path / "index", sparse=["bm25"], dense=specs)
-    index.add(documents(6))
-    index.commit()
-    registry.register("reading")(Reading)
-    try:
-        for dim in (3, 5):
-            assert index.search("w1", pipeline=f"bm25 % 5 >> reading(dim={dim})")
-        with pytest.raises(CompositionError, match="another width"):
-            index.pipeline("bm25 % 5 >> reading(dim=4)")
-        plain = Index.create(tmp_path / "plain", sparse=["bm25"])
-        plain.add(documents(3))
-        plain.commit()
-        with pytest.raises(CompositionError, match="the index has none"):
-            plain.pipeline("bm25 % 5 >> reading(dim=3)")
-    finally:
-        del registry._FACTORIES["stage", "reading"]
