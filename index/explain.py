@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.index.index_stage import IndexStage
 from retrieval.index.view import no_document
+from retrieval.path import as_json, lost, path, reason
 from retrieval.stage import Stage
 from retrieval.types import Query
 
@@ -15,22 +16,30 @@ if TYPE_CHECKING:
 
 
 def explain(index: IndexReader, query: str, doc_id: str, pipeline: str | None = None) -> dict[str, Any]:
-    """{"query", "id", "pipeline", "rank", "stages": [{"representation", "score", "rank", "terms": [...]}]}.
+    """Why a document has its rank, or why it is not there.
 
-    rank: among the documents that the pipeline returns, None if it is not one of them.
+    {"query", "id", "pipeline", "rank", "stages", "path", "lost"}: rank among the documents that the pipeline
+    returns, None if it is not one of them. stages: {"representation", "score", "rank", "terms", "block"} of
+    every representation that the pipeline asks, each searched by itself. path: the document after every stage
+    of the pipeline (retrieval/path.py), and lost: the one that lost it, with a reason; None if none did.
     """
     stage = index.pipeline(pipeline)
     view = index._need_view()
     ordinal = view.find(doc_id)
     if ordinal is None:
         raise no_document(doc_id)
+    steps = path(stage, query, doc_id, view.documents)
+    loser = lost(steps)
     return {
         "query": query,
         "id": doc_id,
         "pipeline": repr(stage),
-        "rank": _rank(stage, query, doc_id),
+        "rank": steps[-1].rank,
+        "path": [as_json(step) for step in steps],
+        "lost": None if loser is None else {**as_json(loser), "reason": reason(loser)},
         "stages": [
-            {**leaf.explain(query, ordinal), "rank": _rank(leaf, query, doc_id)} for leaf in leaves(stage)
+            {**leaf.explain(query, ordinal), "rank": _rank(leaf, query, doc_id)}
+            for leaf in {repr(leaf): leaf for leaf in leaves(stage)}.values()
         ],
     }
 

@@ -325,8 +325,28 @@ def explain(given: Namespace) -> None:
     print(printable(f"{facts['id']}: {place}"))
     if without_terms:
         print(_NO_TERM)
+    if facts["lost"]:
+        print(printable(f"lost: {facts['lost']['reason']}"))
+    if len(facts["path"]) > 1:
+        print("\n".join(_path_lines(facts["path"])))
     for stage in facts["stages"]:
         print("\n".join(["", *_stage_lines(stage)]))
+
+
+def _path_lines(steps: list[dict[str, Any]]) -> list[str]:
+    """The document after every stage."""
+    from retrieval.render import columns
+
+    rows = [
+        (
+            "  " * step["depth"] + step["stage"],
+            "-" if step["rank"] is None else f"{step['rank']:,}",
+            f"{step['documents']:,}",
+            f"{step['score']:.4f}" if "score" in step else "-",
+        )
+        for step in steps
+    ]
+    return ["", *columns([("after", "rank", "of", "score"), *rows], right=range(1, 4))]
 
 
 def _stage_lines(stage: dict[str, Any]) -> list[str]:
