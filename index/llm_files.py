@@ -101,14 +101,17 @@ class LlmFiles:
         after = after or (() if eos is None else (int(eos),))
         return Tokens(found, tuple(around[:at]), after, after[0] if after else 0)
 
-    def module(self, dtype: torch.dtype, attention: str, quantisation: Any = None) -> nn.Module:
-        """The decoder without its language-model head, in eval mode, without gradients.
+    def module(
+        self, dtype: torch.dtype, attention: str, quantisation: Any = None, *, head: bool = False
+    ) -> nn.Module:
+        """The decoder in eval mode, without gradients, and without its language-model head unless `head`.
 
         attention: what transformers calls attn_implementation. quantisation: its quantization_config.
         Raises UserError for files that do not load, MissingExtra, StorageError out of memory.
         """
-        from transformers import AutoModel
+        from transformers import AutoModel, AutoModelForCausalLM
 
+        kind: Any = AutoModelForCausalLM if head else AutoModel
         more: dict[str, Any] = self._common()
         if self.gguf:
             more["quantization_config"] = _unpacked()
@@ -121,14 +124,19 @@ class LlmFiles:
         with _loading(self), contextlib.ExitStack() as stack:
             if self.gguf:  # unpacking it draws a bar that has no switch
                 stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-            module, found = AutoModel.from_pretrained(
+            module, found = kind.from_pretrained(
                 self.directory, use_safetensors=True, dtype=dtype, attn_implementation=attention,
                 output_loading_info=True, **more,
             )  # fmt: skip
         for problem in ("missing_keys", "mismatched_keys"):  # transformers would fill them at random
             if found.get(problem):
-                name = sorted(map(str, found[problem]))[0]
-                raise UserError(f"{self.path!r}: tensor {name!r} is absent or misshapen; copy it again")
+                names = sorted(map(str, found[problem]))
+                if head and not any(name.startswith(f"{module.base_model_prefix}.") for name in names):
+                    raise UserError(
+                        f"{self.path!r} has no language-model head (tensor {names[0]!r}); give a decoder "
+                        "that generates text"
+                    )
+                raise UserError(f"{self.path!r}: tensor {names[0]!r} is absent or misshapen; copy it again")
         module.eval().requires_grad_(False)
         module.config.use_cache = False
         broken = next((n for n, p in module.named_parameters() if not _finite(p)), None)
