@@ -3,7 +3,8 @@
 The prompt around the texts is rendered by the model's own chat template and turned into tokens before any
 text is seen: texts never pass through the template. A text stands in its place as one line without square
 brackets, so that it can neither end its line nor carry a passage number, and none of its tokens is a control
-token: what looks like one is spelled out in characters.
+token: what looks like one is spelled out in characters. The space in front of a text belongs to it, as models
+have most words in their vocabulary with one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from retrieval.index.text_tokens import clean
 Ids = NDArray[np.int32]
 
 _DATE = "01 Jan 2025"  # templates that print the day would otherwise rank differently every day
+_LEAD = (
+    ":"  # what a text follows while it is read: some tokenizers put a space of their own before a beginning
+)
 _SLOT = re.compile(r"<slot-([0-9]+)>")
 _BRACKETS = {
     char: "(" if "[" in unicodedata.normalize("NFKC", chr(char)) else ")"
@@ -32,7 +36,7 @@ _BRACKETS = {
 
 
 def slot(number: int) -> str:
-    """Where text `number` stands in a question."""
+    """Where text `number` stands in a question, after a space."""
     return f"<slot-{number}>"
 
 
@@ -87,7 +91,7 @@ class Prompts:
         texts = _SLOT.split(rendered)
         if texts[1::2] != _SLOT.findall(question):
             raise UserError(f"the chat template of {self.path!r} does not keep what the user says; mend it")
-        pieces = [self._ids(piece) for piece in texts[::2]]
+        pieces = [self._ids(piece.removesuffix(" ")) for piece in texts[:-1:2]] + [self._ids(texts[-1])]
         pieces[0] = np.array([*prefix, *pieces[0]], np.int32)
         return Form(pieces, [int(number) for number in texts[1::2]])
 
@@ -119,21 +123,22 @@ class Prompts:
         return np.array(found, np.int32)
 
     def _text(self, text: str) -> Ids:
-        found: list[int] = self._split(text)
+        if not text:
+            return np.empty(0, np.int32)
+        read = self.tokens.tokenizer(
+            f"{_LEAD} {text}", add_special_tokens=False, split_special_tokens=True,
+            return_offsets_mapping=True, verbose=False,
+        )  # fmt: skip
+        pairs = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        found: list[int] = [at for at, (_, end) in pairs if end > len(_LEAD)]
         if not self._control.isdisjoint(found):
             found = [part for at in found for part in (self._spell(at) if at in self._control else (at,))]
         return np.array(found, np.int32)
-
-    def _split(self, text: str) -> list[int]:
-        found: list[int] = self.tokens.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-        return found
 
     def _spell(self, token: int) -> list[int]:
         """A control token as the characters that it is written with."""
         if token not in self._spelled:
             written = self.tokens.tokenizer.convert_ids_to_tokens(token)
-            ids = [part for char in one_line(written) for part in self._split(char)]
+            ids = [part for char in one_line(written) for part in self._ids(char).tolist()]
             self._spelled[token] = [part for part in ids if part not in self._control]
         return self._spelled[token]

@@ -1,6 +1,6 @@
 """Re-ranking with a decoder: `bm25 % 100 >> pointwise(./qwen)`, `bm25 % 20 >> listwise(./qwen)`.
 
-pointwise asks of every candidate by itself whether it answers the query; the score is log p(yes) - log p(no)
+pointwise asks of every candidate by itself whether it is relevant; the score is log p(yes) - log p(no)
 of the next token, each summed over its spellings (Liang et al., "Holistic Evaluation of Language Models",
 TMLR 2023; Nogueira et al., monoT5, Findings of EMNLP 2020). listwise shows a window of candidates at a time,
 from the back to the front, and asks for their order (Sun et al., RankGPT, EMNLP 2023); replies are greedy,
@@ -35,10 +35,7 @@ _PAIRS = 128  # whose texts are in memory at a time
 _LEAST = 16  # tokens of a text, below which there is nothing to judge
 _SLACK = 8  # tokens of a reply beyond the bare list
 _YES, _NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
-_POINTWISE = (
-    "Passage: {passage}\n\nQuery: {query}\n\n"
-    "Does the passage answer the query? Reply with one word, Yes or No."
-)
+_POINTWISE = "Query: {query}\n\nPassage: {passage}\n\nIs the passage relevant to the query? Reply Yes or No."
 _LISTWISE = (
     "Here are {n} passages, each with its number in square brackets. Rank them by how well they answer the "
     "query: {query}\n\n{passages}\n\nQuery: {query}\n\nReply with the numbers of all {n} passages, the best "
