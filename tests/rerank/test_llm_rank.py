@@ -83,7 +83,7 @@ def scripted(directory: Path, reply: Callable[[str], str], **params: Any) -> tup
 
 
 @pytest.mark.parametrize("chat", [False, True])
-@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize("family", ["llama", "gemma", "gpt2"])  # gpt2 has absolute positions
 def test_odds_are_those_of_one_prompt_after_another(tiny_decoder: Make, family: str, chat: bool) -> None:
     directory = tiny_decoder(family, **SHAPE)
     if chat:
