@@ -248,6 +248,17 @@ def test_the_day_is_not_in_the_prompt(directory: Path) -> None:
     assert form.pieces[0].tolist() == as_bytes("01 Jan 2025 Hello")
 
 
+def test_bfloat16_is_close(directory: Path) -> None:
+    wide, narrow = (
+        Pointwise(str(directory), precision=name).with_documents(lookup)(QUERIES, everything())
+        for name in ("float32", "bfloat16")
+    )
+    assert "precision=bfloat16" in narrow.trace[-1].stage
+    for query, hits in wide.to_dict().items():
+        assert narrow.to_dict()[query] == pytest.approx(hits, abs=0.2)
+    assert narrow.to_dict() != wide.to_dict()
+
+
 def test_in_a_pipeline_of_an_index(directory: Path, tmp_path: Path) -> None:
     index = Index.create(tmp_path / "index")
     index.add([Document(name, text) for name, text in TEXTS.items()])
