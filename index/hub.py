@@ -1,4 +1,7 @@
-"""Where a model is: a path stays a path, a hub id is looked up in the hub's cache; fetch() alone connects."""
+"""Where a model is: a path, a name that comes with the package, or a hub id, looked up in the hub's cache.
+
+fetch() alone connects.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,21 @@ import re
 from retrieval.errors import MissingExtra, StorageError, UserError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?(?:@[\w.-]+)?")
+SHIPPED = ("smith",)  # dense encoders that come with the package, by name
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.gguf"]  # nothing that is unpickled or run
 
 
 def resolve(model: str) -> str:
-    """The directory (or GGUF file) of a model: a path, or a hub id `owner/name[@revision]` fetched before.
+    """The directory (or GGUF file) of a model: a path, a name of SHIPPED, or a hub id fetched before.
 
     Never touches the network. Raises UserError, MissingExtra.
     """
     if os.path.exists(model):
         return model
+    if model in SHIPPED:
+        from retrieval.index.model_files import shipped
+
+        return shipped(model)
     if not is_hub_id(model):
         raise UserError(f"no model directory {model!r}; give the directory that holds the model's files")
     found = _snapshot(model, local=True)

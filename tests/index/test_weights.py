@@ -61,3 +61,22 @@ def test_the_learned_road_needs_no_model_named(tmp_path: Path) -> None:
     assert not index.search("american football team", pipeline="bm25")  # no document holds these words
     for name in ("tildev2", "tilde"):
         assert index.search("american football team", pipeline=name)[0].doc_id == "game"
+
+
+def test_the_small_smith_reads_whole_documents_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("sentencex")
+    folder = Path(shipped("smith"))
+    assert _size(folder) <= MEGABYTES * 1e6
+    card = (folder / "README.md").read_text()
+    assert all(said in card for said in ("| start |", "| text |", "| licence |", "retrieve train", "dev"))
+    index = Index.create(tmp_path / "index", ["bm25"], dense=["smith", "blocks=smith(blocks=model)"])
+    filler = "Nothing that anybody would look for is said in this sentence. " * 200
+    index.add([{"_id": name, "text": filler + text + filler} for name, text in TEXTS.items()])
+    index.commit()
+    assert index.encoding("smith")["dropped"] == 0
+    assert index.representations["smith"]["source"] == "smith"
+    for name in ("smith", "blocks"):
+        assert {hit.doc_id for hit in Index.open(index.path).search("lions", pipeline=name)} == set(TEXTS)
+    (passage,) = index.passages("the lion is a large cat", ["lion"], pipeline="blocks")
+    assert passage is not None
+    assert passage.start <= len(filler) < passage.end
