@@ -46,13 +46,14 @@ class Outcome:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--sparse, --dense, --system and what else benches of pipelines take."""
     add = parser.add_argument
+    usual = DEFAULT.replace("%", "%%")  # argparse fills in what stands behind a %
     add(
         "--sparse", action="append", metavar="SPEC", help="as retrieve index takes it (default: bm25); repeat"
     )
     add("--dense", action="append", default=[], metavar="SPEC", help="as retrieve index takes it; repeat")
     add(
         "--system", action="append", metavar="LABEL=PIPELINE",
-        help=f"a pipeline of these representations (default: {DEFAULT!r}); repeat; the first is the base",
+        help=f"a pipeline of these representations (default: '{usual}'); repeat; the first is the base",
     )  # fmt: skip
     add("--work", metavar="DIR", help="folder for the indexes, kept (default: a temporary one, removed)")
     add("--memory", type=positive, default=512, metavar="MB", help="that building an index may hold")

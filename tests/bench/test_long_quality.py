@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from retrieval import Index
-from retrieval.bench import long_quality
+from retrieval.bench import best_answer, long_quality, needle
 from retrieval.bench.evaluate import evaluate
 from retrieval.bench.learned_sets import read_collection
 from retrieval.bench.pipelines import uses
@@ -109,6 +109,14 @@ def test_costs_count_what_a_pipeline_uses(run: Callable[..., Any], tmp_path: Pat
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| one | ")]
     assert [row[-1].rstrip(" |") for row in rows] == [f"{lists['bm25']['bytes']:,}", f"{total:,}"]
     assert all(cost["ms"] > 0 for cost in results["sets"]["one"]["costs"].values())
+
+
+@pytest.mark.parametrize("module", [best_answer, long_quality, needle])
+def test_help(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["--help"])
+    assert stopped.value.code == 0
+    assert "'BM25=bm25 % 100'" in " ".join(capsys.readouterr().out.split())
 
 
 def test_representations_of_a_pipeline() -> None:
