@@ -7,7 +7,7 @@ many it left out. Records that the journal holds are not made again.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,18 @@ COUNTED = "documents", "reused", "tokens", "dropped", "cut", "clamped"
 _SLICE = 1024  # documents, or ...
 _SLICE_TEXT = 1 << 18  # ... characters, that are encoded together: what a kill may cost
 _COUNTS = struct.Struct("<2I")  # what a record begins with: tokens, dropped
+
+
+def slices(
+    documents: Sequence[Document], characters: int, most: int = 1 << 30
+) -> Iterator[Sequence[Document]]:
+    """The documents, in order, some at a time: at most so many, no more once they have these characters."""
+    start = size = 0
+    for at, document in enumerate(documents, 1):
+        size += len(document.title) + len(document.text)
+        if at - start == most or size >= characters or at == len(documents):
+            yield documents[start:at]
+            start, size = at, 0
 
 
 class RecordBuilder:
@@ -49,12 +61,8 @@ class RecordBuilder:
 
     def add(self, documents: Sequence[Document]) -> None:
         """The next documents. Raises UserError for a model that does not fit or gives no numbers."""
-        start = size = 0
-        for at, document in enumerate(documents, 1):
-            size += len(document.title) + len(document.text)
-            if at - start == _SLICE or size >= _SLICE_TEXT or at == len(documents):
-                self._add(documents[start:at])
-                start, size = at, 0
+        for some in slices(documents, _SLICE_TEXT, _SLICE):
+            self._add(some)
 
     def _add(self, documents: Sequence[Document]) -> None:
         texts = [document.full_text() for document in documents]

@@ -16,7 +16,7 @@ import numpy as np
 from retrieval import registry
 from retrieval.errors import CorruptIndex, UserError
 from retrieval.index.method import Builder, Method, restore_method
-from retrieval.index.record_builder import too_long
+from retrieval.index.record_builder import slices, too_long
 from retrieval.longdoc.block_table import BlockTableWriter, merge_tables
 from retrieval.longdoc.block_view import block_view
 from retrieval.longdoc.splitter import KIND, WORDS, Splitter, room, take_settings
@@ -150,12 +150,8 @@ class BlockBuilder:
 
     def add(self, documents: Sequence[Document]) -> None:
         """The next documents, in order."""
-        start = size = 0
-        for at, document in enumerate(documents, 1):
-            size += len(document.text)
-            if size >= _SLICE or at == len(documents):
-                self._add(documents[start:at])
-                start, size = at, 0
+        for some in slices(documents, _SLICE):
+            self._add(some)
 
     def _add(self, documents: Sequence[Document]) -> None:
         for document, blocks in zip(documents, self._splitter.blocks(documents), strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 
 from retrieval.errors import UserError
 from retrieval.index.dense_builder import Spill, built
-from retrieval.index.record_builder import COUNTED, too_long
+from retrieval.index.record_builder import COUNTED, slices, too_long
 from retrieval.index.record_builder import FACTS as ENCODING
 from retrieval.index.vector_part import write_vectors
 from retrieval.longdoc.block_table import BlockTableWriter
@@ -38,12 +38,8 @@ class ModelBlockBuilder:
 
     def add(self, documents: Sequence[Document]) -> None:
         """The next documents, in order. Raises UserError for vectors of another length or not finite."""
-        start = size = 0
-        for at, document in enumerate(documents, 1):
-            size += len(document.text)
-            if size >= _SLICE or at == len(documents):
-                self._add(documents[start:at])
-                start, size = at, 0
+        for some in slices(documents, _SLICE):
+            self._add(some)
 
     def _add(self, documents: Sequence[Document]) -> None:
         begun = perf_counter()

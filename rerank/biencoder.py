@@ -9,27 +9,26 @@ counted in the trace.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.encoder import DenseEncoder, Kind
-from retrieval.errors import CompositionError, UserError
+from retrieval.errors import UserError
 from retrieval.index.dense_spec import open_encoder
 from retrieval.longdoc.pooling import pool
 from retrieval.longdoc.splitter import SETTINGS, Splitter, room, take_settings
 from retrieval.registry import register
-from retrieval.stage import Lookup, Param, Stage
+from retrieval.rerank.text_stage import TextStage, by_document
+from retrieval.stage import Param
 from retrieval.types import Document, Query, Run
 
-_DOCUMENTS = 512  # texts in memory at a time
 _POOLED = ("max", "first", "sum", "mean")
 
 
 @register("biencoder")
-class BiEncoder(Stage):
+class BiEncoder(TextStage):
     """The stage.
 
     model      what --dense takes: a model directory, a GGUF file, a fetched hub id
@@ -41,7 +40,6 @@ class BiEncoder(Stage):
     """
 
     name = "biencoder"
-    needs_run = True
 
     def __init__(
         self, model: str, reads: str = "query", aggregate: str = "max", best: int = 3, **settings: Param
@@ -68,31 +66,15 @@ class BiEncoder(Stage):
             offsets: Any = getattr(self._encoder, "offsets", None)
             self._splitter = Splitter(take_settings(self.name, cut, room(self._encoder)), offsets)
 
-    def with_documents(self, lookup: Lookup) -> BiEncoder:
-        """This stage with the way to the documents' texts: ids -> Documents, in order."""
-        twin = copy.copy(self)
-        twin.documents = lookup
-        return twin
-
     def _run(self, queries: list[Query], run: Run | None) -> Run:
-        if run is None or self.documents is None:
-            raise CompositionError(
-                f"{self!r} reads documents' texts; use it in a pipeline of an index, index.pipeline(text)"
-            )
+        run, lookup = self._given(run)
         asked = self._encoder.encode([one.text for one in queries], self._kind)
         dropped = int(asked.dropped.sum())
         scores = np.empty(len(run.docs), np.float32)
         query = np.repeat(np.arange(len(run)), np.diff(run.offsets))
-        order = np.argsort(run.docs, kind="stable")
-        distinct, first = np.unique(run.docs[order], return_index=True)
-        ends = np.append(first, len(order))
-        for at in range(0, len(distinct), _DOCUMENTS):
-            wanted = distinct[at : at + _DOCUMENTS]
-            pairs = order[ends[at] : ends[at + len(wanted)]]
-            documents = self.documents([run.doc_ids[doc] for doc in wanted.tolist()])
+        for documents, pairs, local in by_document(run, lookup):
             rows, offsets, lost = self._read(documents)
             dropped += lost
-            local = np.searchsorted(wanted, run.docs[pairs])
             for pair, doc in zip(pairs.tolist(), local.tolist(), strict=True):
                 mine = rows[offsets[doc] : offsets[doc + 1]] @ asked.rows[query[pair]]
                 scores[pair] = pool(mine, np.array([0, len(mine)]), self._how, k=self._best)[0]

@@ -8,28 +8,27 @@ packed without padding, sorted by length. What does not fit the model is cut off
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import CompositionError, UserError
+from retrieval.errors import UserError
 from retrieval.index.learned import need_torch, positions
 from retrieval.index.model_files import ModelFiles
 from retrieval.registry import register
-from retrieval.stage import Lookup, Param, Stage
+from retrieval.rerank.text_stage import TextStage, by_document
+from retrieval.stage import Param
 from retrieval.types import Query, Run
 
 if TYPE_CHECKING:
     from retrieval.rerank.cross_model import CrossEncoder
 
-_DOCUMENTS = 512  # texts in memory at a time
 _KINDS = ("cross", "bprop")
 
 
 @register("cross")
-class Cross(Stage):
+class Cross(TextStage):
     """The stage.
 
     model      a model directory
@@ -38,7 +37,6 @@ class Cross(Stage):
     """
 
     name = "cross"
-    needs_run = True
 
     def __init__(self, model: str, length: int = 0, precision: str = "float32") -> None:
         need_torch("re-ranking with a cross-encoder")
@@ -61,17 +59,8 @@ class Cross(Stage):
         self._length: int = most
         self._model: CrossEncoder | None = None
 
-    def with_documents(self, lookup: Lookup) -> Cross:
-        """This stage with the way to the documents' texts: ids -> Documents, in order."""
-        twin = copy.copy(self)
-        twin.documents = lookup
-        return twin
-
     def _run(self, queries: list[Query], run: Run | None) -> Run:
-        if run is None or self.documents is None:
-            raise CompositionError(
-                f"{self!r} reads documents' texts; use it in a pipeline of an index, index.pipeline(text)"
-            )
+        run, lookup = self._given(run)
         if self._model is None:
             from retrieval.index.tilde_model import best_device
             from retrieval.rerank.cross_model import load_cross
@@ -80,16 +69,9 @@ class Cross(Stage):
         scores = np.empty(len(run.docs), np.float32)
         query = np.repeat(np.arange(len(run)), np.diff(run.offsets))
         asked = self._files.vocabulary.encode([one.text for one in queries])
-        order = np.argsort(run.docs, kind="stable")
-        distinct, first = np.unique(run.docs[order], return_index=True)
-        ends = np.append(first, len(order))
         dropped = 0
-        for at in range(0, len(distinct), _DOCUMENTS):
-            wanted = distinct[at : at + _DOCUMENTS]
-            pairs = order[ends[at] : ends[at + len(wanted)]]
-            names = [run.doc_ids[doc] for doc in wanted.tolist()]
-            texts = [one.full_text() for one in self.documents(names)]
-            local = np.searchsorted(wanted, run.docs[pairs])
+        for documents, pairs, local in by_document(run, lookup):
+            texts = [one.full_text() for one in documents]
             scores[pairs], lost = self._score(self._model, asked, query[pairs], texts, local)
             dropped += lost
         return Run(queries, run.offsets, run.docs, scores, run.doc_ids, dropped=dropped)

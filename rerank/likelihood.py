@@ -14,20 +14,19 @@ Zhuang and Zuccon: TILDE: Term Independent Likelihood moDEl for Passage Re-ranki
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import CompositionError, UserError
+from retrieval.errors import UserError
 from retrieval.index.encoding import cut_windows
 from retrieval.index.expansion import id_mask
 from retrieval.index.learned import open_model, read_common
 from retrieval.index.model_files import ModelFiles, find_model
 from retrieval.registry import register
-from retrieval.stage import Lookup, Stage
+from retrieval.rerank.text_stage import TextStage
 from retrieval.types import Query, Run
 
 _DOCUMENTS = 512  # texts in memory at a time
@@ -35,11 +34,10 @@ _QUERIES = 128  # queries at a time: their likelihoods over the whole vocabulary
 
 
 @register("likelihood")
-class Likelihood(Stage):
+class Likelihood(TextStage):
     """The stage. model: a TILDE directory, the packaged one by default. Needs the documents' texts."""
 
     name = "likelihood"
-    needs_run = True
 
     def __init__(self, model: str = "", alpha: float = 0.5, cut_off: int = 1000) -> None:
         number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
@@ -58,18 +56,8 @@ class Likelihood(Stage):
         self._files = open_model("tilde", find_model("tilde", model))
         self._scorer: _Scorer | None = None
 
-    def with_documents(self, lookup: Lookup) -> Likelihood:
-        """This stage with the way to the documents' texts: ids -> Documents, in order."""
-        twin = copy.copy(self)
-        twin.documents = lookup
-        return twin
-
     def _run(self, queries: list[Query], run: Run | None) -> Run:
-        lookup = self.documents
-        if run is None or lookup is None:
-            raise CompositionError(
-                f"{self!r} reads documents' texts; use it in a pipeline of an index, index.pipeline(text)"
-            )
+        run, lookup = self._given(run)
         if self._scorer is None:
             self._scorer = _Scorer(self._files)
         rank = np.arange(len(run.docs)) - np.repeat(run.offsets[:-1], np.diff(run.offsets))

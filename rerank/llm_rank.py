@@ -12,22 +12,20 @@ does not fit its place is cut off and counted in the trace (tokens dropped), onc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrieval.errors import CompositionError, MissingExtra, UserError
+from retrieval.errors import MissingExtra, UserError
 from retrieval.index.learned import need_torch
 from retrieval.registry import register
-from retrieval.stage import Lookup, Param, Stage
+from retrieval.rerank.text_stage import TextStage
+from retrieval.stage import Lookup, Param
 from retrieval.types import Query, Run
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from retrieval.rerank.llm_decoder import Decoder
     from retrieval.rerank.llm_prompts import Form, Ids
 
@@ -43,10 +41,8 @@ _LISTWISE = (
 )
 
 
-class _Reader(Stage):
+class _Reader(TextStage):
     """What both have in common: a model, the documents' texts, whole numbers as parameters."""
-
-    needs_run = True
 
     def __init__(self, model: str, precision: str, numbers: Mapping[str, tuple[int, int, int]]) -> None:
         """numbers: name -> (value, default, least)."""
@@ -73,22 +69,13 @@ class _Reader(Stage):
         self._files = LlmFiles(model)
         self._decoder: Decoder | None = None
 
-    def with_documents(self, lookup: Lookup) -> Self:
-        """This stage with the way to the documents' texts: ids -> Documents, in order."""
-        twin = copy.copy(self)
-        twin.documents = lookup
-        return twin
-
     def _run(self, queries: list[Query], run: Run | None) -> Run:
-        if run is None or self.documents is None:
-            raise CompositionError(
-                f"{self!r} reads documents' texts; use it in a pipeline of an index, index.pipeline(text)"
-            )
+        run, lookup = self._given(run)
         if self._decoder is None:
             from retrieval.rerank.llm_decoder import open_decoder
 
             self._decoder = open_decoder(self._files, self._precision)
-        return self._rank(self._decoder, self.documents, queries, run)
+        return self._rank(self._decoder, lookup, queries, run)
 
     def _rank(self, decoder: Decoder, lookup: Lookup, queries: list[Query], run: Run) -> Run:
         raise NotImplementedError

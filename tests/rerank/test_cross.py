@@ -138,7 +138,7 @@ def test_it_is_a_good_stage(tiny_model: Maker) -> None:
 def test_many_documents_are_read_in_turns(tiny_model: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Cross(str(tiny_model("cross", words=["fox", "zoo"]))).with_documents(lookup)
     whole = stage(QUERIES, everything())
-    monkeypatch.setattr("retrieval.rerank.cross._DOCUMENTS", 2)
+    monkeypatch.setattr("retrieval.rerank.text_stage._DOCUMENTS", 2)
     parts = stage(QUERIES, everything())
     assert parts.trace[-1].tokens_dropped == whole.trace[-1].tokens_dropped
     for query, hits in whole.to_dict().items():
