@@ -119,6 +119,11 @@ def parse_spec(text: str) -> Spec:
     if not equals:
         name, rest = "", head
     method, _, model = rest.partition(":")
+    if "(" in method:
+        raise UserError(
+            f"{text!r}: brackets say how documents are cut; write {method.partition('(')[0]}(blocks=sentences), "
+            "with tokens=, title= ... behind it"
+        )
     registry.lookup(method, kind="sparse method")
     if not name:
         name = method

@@ -39,6 +39,8 @@ def hashing() -> Iterator[None]:
         ("x=bm25(blocks=windows, tokens=4, overlap=4)", "overlap=4"),
         ("x=bm25(blocks=windows, stride=4)", "no setting of blocks"),
         ("x=bm25(blocks=model)", "cuts documents itself"),
+        ("x=bm25(tokens=9)", r"write bm25\(blocks=sentences\)"),
+        ("x=bm25(blocks=sentences", "how documents are cut"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, spec: str, message: str) -> None:
