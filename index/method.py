@@ -120,10 +120,8 @@ def parse_spec(text: str) -> Spec:
         name, rest = "", head
     method, _, model = rest.partition(":")
     if "(" in method:
-        raise UserError(
-            f"{text!r}: brackets say how documents are cut; write {method.partition('(')[0]}(blocks=sentences), "
-            "with tokens=, title= ... behind it"
-        )
+        plain = method.partition("(")[0]
+        raise UserError(f"{text!r}: brackets say how documents are cut; write {plain}(blocks=sentences)")
     registry.lookup(method, kind="sparse method")
     if not name:
         name = method
