@@ -14,6 +14,7 @@ from retrieval.artefact import Store
 from retrieval.check import check
 from retrieval.errors import UnsupportedFormat
 from retrieval.index.bm25 import Bm25
+from retrieval.manifest import FORMAT
 
 BIG = b"piece\n" * 20_000  # more than what is read whole at the opening
 
@@ -178,8 +179,8 @@ def test_only_indexes_with_assets_need_a_new_reader(tmp_path: Path, monkeypatch:
     built(tmp_path / "with")
     built(tmp_path / "without", "bm25")
     head = json.loads((tmp_path / "with" / "COMMIT").read_bytes().split(b"\n", 1)[1])
-    assert (head["format"], head["min_reader"]) == (3, 2)
+    assert (head["format"], head["min_reader"]) == (FORMAT, 2)
     monkeypatch.setattr("retrieval.manifest.FORMAT", 1)  # what a build of format 1 checks
     assert [hit.doc_id for hit in Index.open(tmp_path / "without").search("green")] == ["a"]
-    with pytest.raises(UnsupportedFormat, match=r"format 3, this build reads 1\.\.1"):
+    with pytest.raises(UnsupportedFormat, match=rf"format {head['format']}, this build reads 1\.\.1"):
         Index.open(tmp_path / "with")

@@ -288,7 +288,7 @@ def test_only_a_new_reader_may_open_vectors(tmp_path: Path, monkeypatch: pytest.
     head = json.loads((tmp_path / "index" / "COMMIT").read_bytes().split(b"\n", 1)[1])
     assert (head["format"], head["min_reader"]) == (FORMAT, 3)
     monkeypatch.setattr("retrieval.manifest.FORMAT", 2)
-    with pytest.raises(UnsupportedFormat, match=r"format 4, this build reads 1\.\.2"):
+    with pytest.raises(UnsupportedFormat, match=rf"format {FORMAT}, this build reads 1\.\.2"):
         Index.open(index.path)
 
 
