@@ -113,15 +113,12 @@ def test_maxp_is_exact_at_every_depth(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_asks_for_more_blocks_until_documents_are_certain(tmp_path: Path) -> None:
     """One document holds all the best blocks, so that the first blocks asked for are its own."""
-    kept = [Document("all", "w1. " * 900), *(Document(f"d{i}", "w1 w2 w3 w4. " * 3) for i in range(40))]
-    index = Index.create(tmp_path / "index", sparse=["x=bm25(blocks=sentences, tokens=1)"])
+    kept = [Document("all", "w1 w1. " * 900), *(Document(f"d{i}", "w1 w2. w3 w4.") for i in range(40))]
+    index = Index.create(tmp_path / "index", sparse=["x=bm25(blocks=sentences, tokens=2)"])
     index.add(kept)
     index.commit()
-    hits = index.search("w1", 5, pipeline="x")
-    assert [hit.doc_id for hit in hits] == sorted([d.doc_id for d in kept], reverse=True)[:5]
-    hits = Index.open(index.path).search("w1 w2", 5)
-    assert {hit.doc_id for hit in hits} < {f"d{i}" for i in range(40)}
-    assert len(hits) == 5
+    hits = [hit.doc_id for hit in index.search("w1", 5, pipeline="x")]
+    assert hits == ["all", *sorted((f"d{i}" for i in range(40)), reverse=True)[:4]]
 
 
 def test_merge_filter_statistics_and_check(tmp_path: Path) -> None:
