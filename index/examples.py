@@ -123,6 +123,14 @@ class Prepared:
             raise UserError(f"{path!r} is damaged: it has {size:,} bytes for {rows:,} texts; delete it")
         return np.memmap(path, np.float16, "r").reshape(rows, -1)
 
+    def group(self, example: int, most: int, rng: np.random.Generator | None) -> NDArray[np.int64]:
+        """Passages of an example, its positive first, `most` negatives drawn by rng; without it all of them."""
+        hard = self.negatives[example]
+        hard = hard[hard >= 0].astype(np.int64)
+        if rng is not None:
+            hard = rng.permutation(hard)[:most]
+        return np.append(self.positive[example], hard).astype(np.int64)
+
     def vectors(self) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
         """The teacher's vectors of the queries and of the passages. Raises UserError where there are none."""
         if self._query_vectors is None or self._passage_vectors is None:

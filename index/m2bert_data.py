@@ -7,26 +7,18 @@ ones alone nothing of how short texts look. Torch is not needed here.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.data.corpus import open_corpus
-from retrieval.diskio import disk_errors, make_directories
-from retrieval.errors import UserError
+from retrieval.index.corpus_tokens import corpus_tokens
 from retrieval.index.examples import Tokens
-from retrieval.index.train_state import claim, locked
 
 if TYPE_CHECKING:
     from retrieval.index.trainer import TaskOptions
     from retrieval.index.vocabulary import Vocabulary
-
-_TEXTS = 64  # that are tokenised together; they may be long
 
 
 def read_stream(options: TaskOptions, words: Vocabulary, documents: int, facts: Mapping[str, Any]) -> Tokens:
@@ -35,32 +27,12 @@ def read_stream(options: TaskOptions, words: Vocabulary, documents: int, facts: 
     documents: at most so many; 0: all. facts: what they depend on. Raises UserError where there are fewer
     than two, or the directory holds others; BadLine; Locked.
     """
-    folder = os.path.join(options.out, "tokens")
-    with locked(options.out):
-        with disk_errors("write", folder, placing=True):
-            make_directories(folder)
-        stem = os.path.join(folder, "texts")
-        if not os.path.exists(f"{stem}.ends"):  # an attempt that failed binds nobody
-            for name in ("source.json", "texts.ids"):
-                if os.path.exists(os.path.join(folder, name)):
-                    os.unlink(os.path.join(folder, name))
-        claim(folder, "source.json", json.loads(json.dumps(dict(facts))), "tokenised corpus")
-        found = Tokens.open(stem) or Tokens.write(stem, _tokens(options, words, documents))
-        if len(found) < 2:
-            os.unlink(f"{stem}.ends")
-            raise UserError(f"the corpus holds {len(found)} documents; give at least two")
-    return found
 
+    def tokenise(texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        encoded = words.encode(list(texts))
+        return [np.append(ids, words.sep).astype(np.int32) for ids in encoded if len(ids)]
 
-def _tokens(options: TaskOptions, words: Vocabulary, documents: int) -> Iterator[list[NDArray[np.int32]]]:
-    texts = (document.full_text() for source in options.corpus for document in open_corpus(source))
-    limited = islice(texts, documents or None)
-    with options.counting("tokenising", documents or None, "documents") as count:
-        while batch := list(islice(limited, _TEXTS)):
-            options.stop()
-            encoded = words.encode(batch)
-            yield [np.append(ids, words.sep).astype(np.int32) for ids in encoded if len(ids)]
-            count(len(batch))
+    return corpus_tokens(options, "texts", "tokenised corpus", documents, facts, tokenise)
 
 
 def mixture(

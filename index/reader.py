@@ -232,13 +232,18 @@ class IndexReader:
                 return passages
         return [None] * len(wanted)
 
+    def text_of(self, doc_id: str) -> str:
+        """Title and text of a document. Raises UserError for an unknown id, or where no text is stored."""
+        text = self.document(doc_id).full_text()
+        if not text:
+            raise UserError(f"the index was built without text, so nothing can be compared with {doc_id!r}")
+        return text
+
     def like(
         self, doc_id: str, k: int = 10, *, pipeline: str | None = None, filter: str | None = None
     ) -> list[Hit]:
         """The k documents most like a document of the index, itself left out. Raises UserError."""
-        text = self.document(doc_id).full_text()
-        if not text:
-            raise UserError(f"the index was built without text, so nothing can be compared with {doc_id!r}")
+        text = self.text_of(doc_id)
         stage = self.pipeline(pipeline, filter=filter, like=True)
         hits = [hit for hit in (stage % (k + 1))([Query("1", text)])["1"] if hit.doc_id != doc_id][:k]
         return [Hit(hit.doc_id, hit.score, rank) for rank, hit in enumerate(hits, 1)]

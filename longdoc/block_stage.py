@@ -92,9 +92,9 @@ class BlockStage(IndexStage):
         total = max(1, self.blocks.documents)
         ask = min(total, max(_LEAST, _EACH * wanted))
         dropped: int | None = None
+        if 2 * wanted >= len(self.view.ids):
+            ask = total
         while open_:
-            if 2 * wanted >= len(self.view.ids):
-                ask = total
             asked: Any = self.inner.within(ask)
             run = asked._run([queries[at] for at in open_], None)
             dropped = run.dropped if dropped is None else dropped
@@ -117,29 +117,27 @@ class BlockStage(IndexStage):
         self, queries: list[Query], offsets: NDArray[np.int64], docs: NDArray[np.int32]
     ) -> tuple[NDArray[np.float32], int]:
         """See IndexStage: every block of each document is scored, then pooled."""
-        starts, sizes = self._ranges(docs)
-        ends = np.append(0, np.cumsum(sizes))
-        blocks = (np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1])).astype(np.int32)
+        blocks, ends = self._blocks_of(docs)
         found, dropped = self.inner.scores(queries, ends[offsets], blocks)
         return pool(found, ends, self._how, k=self._best, weights=self._weights), dropped
 
-    def _ranges(self, docs: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Each document's first block, and how many it has (with aggregate=first one)."""
+    def _blocks_of(self, docs: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """(blocks, ends): those of document i are blocks[ends[i]:ends[i + 1]]; with aggregate=first one."""
         starts = self.blocks.offsets[docs]
         sizes = self.blocks.offsets[docs.astype(np.int64) + 1] - starts
-        return starts, np.ones_like(sizes) if self._how == "first" else sizes
+        if self._how == "first":
+            sizes = np.ones_like(sizes)
+        ends = np.append(0, np.cumsum(sizes))
+        return (np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1])).astype(np.int32), ends
 
     def passages(self, query: str, ordinals: Sequence[int]) -> list[Passage]:
         """The best block of each document for a query, the first one among equals."""
-        docs = np.asarray(ordinals, np.int32)
-        starts, sizes = self._ranges(docs)
-        ends = np.append(0, np.cumsum(sizes))
-        blocks = (np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1])).astype(np.int32)
+        blocks, ends = self._blocks_of(np.asarray(ordinals, np.int32))
         scores, _ = self.inner.scores([Query("1", query)], np.array([0, len(blocks)]), blocks)
         found = []
-        for at, ordinal in enumerate(docs.tolist()):
+        for at, ordinal in enumerate(ordinals):
             best = int(np.argmax(scores[ends[at] : ends[at + 1]]))
-            span = self.blocks.span(int(starts[at]) + best)
+            span = self.blocks.span(int(blocks[ends[at] + best]))
             found.append(Passage(self.view.ids[ordinal], best, *span, float(scores[ends[at] + best])))
         return found
 

@@ -89,19 +89,13 @@ class ParadeTask:
         for at, examples in enumerate(shuffled(self._training, self._batch, epoch, seed)):
             yield examples, (epoch << 32) + at
 
-    def _group(self, example: int, rng: np.random.Generator | None) -> NDArray[np.int64]:
-        """Passages of an example, its positive first, negatives at random; without a generator: all."""
-        hard = self.prepared.negatives[example]
-        hard = hard[hard >= 0].astype(np.int64)
-        if rng is not None:
-            hard = rng.permutation(hard)[: self.settings["negatives"]]
-        return np.append(self.prepared.positive[example], hard).astype(np.int64)
-
     def loss(self, batch: tuple[NDArray[np.int64], int]) -> tuple[Tensor, Figures]:
         """Groupwise loss, and how often the positive scores highest."""
         examples, seed = batch
         rng = np.random.default_rng([self.options.seed, 3, seed])
-        groups = [self._group(example, rng) for example in examples.tolist()]
+        groups = [
+            self.prepared.group(example, self.settings["negatives"], rng) for example in examples.tolist()
+        ]
         sizes = [len(group) for group in groups]
         device = device_of(self.model)
         queries = np.repeat(self._queries[examples], sizes, axis=0)
@@ -115,7 +109,7 @@ class ParadeTask:
         """mrr of the positive among all its negatives, and how often it is first."""
         ranks = []
         for example in self._held_out.tolist():
-            group = self._group(example, None)
+            group = self.prepared.group(example, self.settings["negatives"], None)
             if len(group) < 2:
                 continue
             query = np.full(len(group), example)

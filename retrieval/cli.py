@@ -33,7 +33,7 @@ VERBS = {
     "merge": ("cli_index.merge", "make one segment of all, without deleted documents"),
     "export": ("cli_export.export", "write a representation for other tools: CIFF, JSON vectors, .npy"),
     "check": ("cli_index.check", "verify every byte of an index, or roll it back"),
-    "train": ("cli_train.train", "train a model: dense, m2bert, smith, tilde, tildev2, bprop, cross"),
+    "train": ("cli_train.train", "train a model: dense, m2bert, smith, tilde, tildev2, bprop, cross, parade"),
     "model show": ("cli_model.show_model", "show what an encoder is, and how it computes"),
     "model save": (
         "cli_model.save_model",

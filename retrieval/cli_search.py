@@ -74,7 +74,7 @@ def search(given: Namespace) -> None:
             if not like:
                 _search_one(index, stage % k, given.query, given)
             elif given.like in index:
-                _search_one(index, stage % (k + 1), _text_of(index, given.like), given, left_out=given.like)
+                _search_one(index, stage % (k + 1), index.text_of(given.like), given, left_out=given.like)
             else:
                 _search_one(index, stage % k, _read_text(given.like), given)
         return
@@ -119,14 +119,6 @@ def _naming_the_option(pipeline: str | None) -> Iterator[None]:
 def _without_terms(index: Index, query: str) -> bool:
     """Whether no representation sees a term in the query."""
     return not any(index.spans(query, name) for name in index.representations)
-
-
-def _text_of(index: Index, doc_id: str) -> str:
-    """The text of a document that others are to be like. Raises UserError where there is none."""
-    text = index.document(doc_id).full_text()
-    if not text:
-        raise UserError(f"the index was built without text, so nothing can be compared with {doc_id!r}")
-    return text
 
 
 def _read_text(path: str) -> str:

@@ -87,12 +87,15 @@ def test_groups_have_the_positive_first(tiny_model: Maker, tmp_path: Path) -> No
     assert all(len(batch[0]) == 4 for batch in batches)
     for example in range(10):
         for seed in (0, 1):
-            group = task._group(example, np.random.default_rng(seed))
+            group = task.prepared.group(example, task.settings["negatives"], np.random.default_rng(seed))
             assert group[0] == task.prepared.positive[example]
             assert len(set(group.tolist())) == 3
             assert set(group[1:].tolist()) <= set(task.prepared.negatives[example].tolist())
-        assert len(task._group(example, None)) == 5
-    drawn = {tuple(task._group(0, np.random.default_rng(seed))[1:].tolist()) for seed in range(20)}
+        assert len(task.prepared.group(example, task.settings["negatives"], None)) == 5
+    drawn = {
+        tuple(task.prepared.group(0, task.settings["negatives"], np.random.default_rng(seed))[1:].tolist())
+        for seed in range(20)
+    }
     assert len(drawn) > 3  # negatives are drawn anew
 
 
@@ -106,7 +109,9 @@ def test_the_loss_is_that_of_its_pairs(tiny_model: Maker, tmp_path: Path) -> Non
     wanted = []
     right = 0
     for example in (0, 1):
-        scores = score_pairs(task._cross, task._pairs(example, task._group(example, rng)))
+        scores = score_pairs(
+            task._cross, task._pairs(example, task.prepared.group(example, task.settings["negatives"], rng))
+        )
         wanted.append(float(torch.logsumexp(torch.tensor(scores), 0)) - float(scores[0]))
         right += int(scores.argmax() == 0)
     assert float(loss.detach()) == pytest.approx(float(np.mean(wanted)), abs=1e-4)
@@ -137,7 +142,7 @@ def test_transformers_loads_what_is_saved(tiny_model: Maker, tmp_path: Path) -> 
     other = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     assert type(other).__name__ == "BertForSequenceClassification"
     words = task.vocabulary
-    one = task._pairs(0, task._group(0, None))[0]
+    one = task._pairs(0, task.prepared.group(0, task.settings["negatives"], None))[0]
     with torch.no_grad():
         logits = other(
             input_ids=torch.tensor(one.ids[None]).long(), token_type_ids=torch.tensor(one.segments[None])

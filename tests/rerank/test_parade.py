@@ -218,7 +218,7 @@ def test_groups_and_their_loss(letters: Letters, tmp_path: Path) -> None:
     rng = np.random.default_rng([0, 3, 7])
     wanted, right = [], 0
     for example in (0, 1):
-        group = task._group(example, rng)
+        group = task.prepared.group(example, task.settings["negatives"], rng)
         assert group[0] == task.prepared.positive[example]
         assert len(set(group.tolist())) == 3
         query = np.full(3, example)
