@@ -124,7 +124,7 @@ class Prepared:
         return np.memmap(path, np.float16, "r").reshape(rows, -1)
 
     def group(self, example: int, most: int, rng: np.random.Generator | None) -> NDArray[np.int64]:
-        """Passages of an example, its positive first, `most` negatives drawn by rng; without it all of them."""
+        """Passages of an example, its positive first, `most` negatives drawn by rng; without it all."""
         hard = self.negatives[example]
         hard = hard[hard >= 0].astype(np.int64)
         if rng is not None:
