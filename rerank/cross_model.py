@@ -98,22 +98,37 @@ def score_pairs(model: CrossEncoder, pairs: Sequence[Joined]) -> NDArray[np.floa
     return found
 
 
-def group_loss(scores: Tensor, groups: Tensor, form: str = "softmax") -> Tensor:
+LOSSES = ("softmax", "hinge", "kl")
+
+
+def group_loss(
+    scores: Tensor, groups: Tensor, form: str = "softmax", teacher: Tensor | None = None
+) -> Tensor:
     """Mean loss of groups of candidates, each with one positive.
 
-    scores  float[n], the candidates of all groups behind one another, each group's positive first
-    groups  int64[g], the number of candidates of each, 2 or more
-    form    softmax: cross-entropy of the positive among its group; hinge: mean of
-            max(0, 1 - s(positive) + s(negative)) over the group's negatives
+    scores   float[n], the candidates of all groups behind one another, each group's positive first
+    groups   int64[g], the number of candidates of each, 2 or more
+    form     softmax: cross-entropy of the positive among its group; hinge: mean of
+             max(0, 1 - s(positive) + s(negative)) over the group's negatives; kl: KL(teacher || scores) of
+             the softmax over each group, where no place means anything
+    teacher  float[n], for kl: logits of the same candidates
 
     Raises UnknownName for a form.
     """
-    if form not in ("softmax", "hinge"):
-        raise UnknownName("loss", form, ["hinge", "softmax"])
+    if form not in LOSSES:
+        raise UnknownName("loss", form, sorted(LOSSES))
     count, widest = len(groups), int(groups.max())
     inside = torch.arange(widest, device=scores.device)[None, :] < groups[:, None]
     table = scores.new_full((count, widest), -torch.inf, dtype=torch.float32)
     table[inside] = scores.float()
+    if form == "kl":
+        assert teacher is not None  # for the type checker
+        wanted = torch.full_like(table, -torch.inf)
+        wanted[inside] = teacher.float()
+        # log(0) outside of a group would make 0 * -inf of what counts nothing.
+        own = functional.log_softmax(table, 1).masked_fill(~inside, 0)
+        wanted = functional.log_softmax(wanted, 1).masked_fill(~inside, 0)
+        return (inside * wanted.exp() * (wanted - own)).sum() / count
     if form == "softmax":
         return functional.cross_entropy(table, torch.zeros(count, dtype=torch.long, device=scores.device))
     margins = torch.where(inside, functional.relu(1 - table[:, :1] + table), 0)[:, 1:]

@@ -1,9 +1,10 @@
 """`retrieve train cross`: fine-tuning of a cross-encoder on queries, passages that answer, hard negatives.
 
 The loss is groupwise, as the authors of B-PROP fine-tune: cross-entropy of the positive among itself and 11
-negatives (--set loss=hinge for pairs). It starts from a B-PROP model, whose ROP head becomes the scorer, from
-a cross-encoder, or from a plain BERT with a fresh head. Examples without negatives get BM25's
-(preparation.py).
+negatives (--set loss=hinge for pairs). With --teacher and --set loss=kl the model learns to order a group as
+the teacher does, which takes no positive: in a share of the groups (--set positives=) it is left out. It
+starts from a B-PROP model, whose ROP head becomes the scorer, from a cross-encoder, or from a plain BERT with
+a fresh head. Examples without negatives get BM25's (preparation.py).
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from retrieval.index.tilde_model import device_of
 from retrieval.index.tilde_train import shuffled, start_files, tokenise, training_config
 from retrieval.index.trainer import Figures, TaskOptions, read_settings
 from retrieval.registry import register
-from retrieval.rerank.cross_model import group_loss, join, load_cross, score_pairs
+from retrieval.rerank.cross_model import LOSSES, group_loss, join, load_cross, score_pairs
 
 DEFAULTS: dict[str, Any] = {
     "negatives": 11,  # of each query in a step, drawn anew each time from those that were found
-    "loss": "softmax",  # or hinge
+    "loss": "softmax",  # or hinge, or kl: a teacher's order
+    "temperature": 0.05,  # kl: what the teacher's cosines are divided by
+    "positives": 1.0,  # kl: share of the groups that hold the positive
     "length": 192,  # tokens of query and passage together
     "query_tokens": 64,
     "dropout": 0.0,  # while training (BERT's own is 0.1; small models do without)
@@ -65,6 +68,8 @@ class CrossTask:
         self.vocabulary = files.vocabulary
         self.prepared = prepared = prepare(options, settings, negatives=True)
         words, limit = self.vocabulary, settings["length"]
+        if settings["loss"] == "kl":
+            prepared.vectors()  # raises where there is no teacher
         self._queries = tokenise(options, prepared, words, "queries", settings["query_tokens"])
         self._passages = tokenise(options, prepared, words, "passages", limit)
         held_out = _HELD_OUT if options.held_out is None else options.held_out
@@ -89,21 +94,38 @@ class CrossTask:
         query = self._queries[example]
         return [join(query, self._passages[p], limit, words.cls, words.sep) for p in passages.tolist()]
 
+    def _drawn(self, example: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The passages of one group."""
+        group = self.prepared.group(example, self.settings["negatives"], rng)
+        left_out = self.settings["loss"] == "kl" and rng.random() >= self.settings["positives"]
+        return group[1:] if left_out and len(group) > 2 else group
+
+    def _taught(self, examples: NDArray[np.int64], groups: list[NDArray[np.int64]]) -> Tensor | None:
+        """The teacher's logits of all groups, behind one another; None where the loss asks for none."""
+        if self.settings["loss"] != "kl":
+            return None
+        found = [self.prepared.teacher(examples[[at]], group) for at, group in enumerate(groups)]
+        rows = np.concatenate([one[0] for one in found if one is not None])  # none is: see __init__
+        return torch.from_numpy(rows / np.float32(self.settings["temperature"])).to(device_of(self.model))
+
     def loss(self, batch: tuple[NDArray[np.int64], int]) -> tuple[Tensor, Figures]:
-        """Groupwise loss, and how often the positive scores highest."""
+        """Groupwise loss, and how often the positive (with kl the teacher's first) scores highest."""
         examples, seed = batch
         rng = np.random.default_rng([self.options.seed, 3, seed])
-        groups = [
-            self.prepared.group(example, self.settings["negatives"], rng) for example in examples.tolist()
-        ]
+        groups = [self._drawn(example, rng) for example in examples.tolist()]
         pairs = [
             one for example, group in zip(examples.tolist(), groups) for one in self._pairs(example, group)
         ]
         device = device_of(self.model)
         scores = self.model(pack([p.ids for p in pairs], [p.segments for p in pairs], device))
         sizes = torch.tensor([len(group) for group in groups], device=device)
-        loss = group_loss(scores, sizes, self.settings["loss"])
-        best = [part.argmax() == 0 for part in scores.detach().split(sizes.tolist())]
+        taught = self._taught(examples, groups)
+        loss = group_loss(scores, sizes, self.settings["loss"], taught)
+        first = torch.zeros_like(scores) if taught is None else taught  # of equals the first is the greatest
+        best = [
+            own.argmax() == wanted.argmax()
+            for own, wanted in zip(scores.detach().split(sizes.tolist()), first.split(sizes.tolist()))
+        ]
         return loss, {"accuracy": float(torch.stack(best).float().mean())}
 
     def evaluate(self) -> Figures:
@@ -136,11 +158,13 @@ class CrossTask:
 
 
 def _check(settings: Mapping[str, Any]) -> None:
-    for name, known in (("loss", ("softmax", "hinge")), ("dtype", ("float32", "float16", "int8"))):
+    for name, known in (("loss", LOSSES), ("dtype", ("float32", "float16", "int8"))):
         if settings[name] not in known:
             raise UserError(f"--set {name}={settings[name]}: choose one of {', '.join(known)}")
     if settings["negatives"] < 1 or settings["query_tokens"] < 1:
         raise UserError("negatives and query_tokens are 1 or more")
+    if settings["temperature"] <= 0 or not 0 <= settings["positives"] <= 1:
+        raise UserError("temperature is above 0, and positives a share from 0 to 1")
 
 
 @register("cross", kind="training task")

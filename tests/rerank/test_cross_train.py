@@ -38,6 +38,22 @@ def test_losses_by_hand(groups: list[list[float]]) -> None:
     assert float(group_loss(scores, sizes, "hinge")) == pytest.approx(float(np.mean(hinge)), abs=1e-4)
 
 
+@given(GROUPS, st.integers(0, 9))
+def test_divergence_from_a_teacher_by_hand(groups: list[list[float]], seed: int) -> None:
+    scores = torch.tensor([score for group in groups for score in group])
+    teacher = torch.randn(len(scores), generator=torch.Generator().manual_seed(seed)) * 3
+    sizes = torch.tensor([len(group) for group in groups])
+    by_hand = [
+        float((other.softmax(0) * (other.log_softmax(0) - own.log_softmax(0))).sum())
+        for own, other in zip(scores.split(sizes.tolist()), teacher.split(sizes.tolist()))
+    ]
+    assert float(group_loss(scores, sizes, "kl", teacher)) == pytest.approx(float(np.mean(by_hand)), abs=1e-4)
+    scores.requires_grad_()
+    (gradient,) = torch.autograd.grad(group_loss(scores, sizes, "kl", teacher), scores)
+    assert bool(torch.isfinite(gradient).all())
+    assert float(group_loss(teacher + 5, sizes, "kl", teacher)) == pytest.approx(0, abs=1e-4)
+
+
 def test_losses_of_equal_scores() -> None:
     scores, sizes = torch.zeros(24, requires_grad=True), torch.tensor([12, 12])
     assert float(group_loss(scores, sizes).detach()) == pytest.approx(math.log(12))
@@ -135,6 +151,43 @@ def test_it_learns_and_its_model_re_ranks(tiny_model: Maker, tmp_path: Path, los
     assert stage._length == 48
 
 
+def with_teacher(folder: Path, count: int, passages: int) -> tuple[Any, Any]:
+    """Vectors of a teacher beside prepared examples: passage p is worth cos(p), whatever the query."""
+    rows = np.stack([np.cos(np.arange(passages)), np.sin(np.arange(passages))], 1).astype(np.float16)
+    asked = np.repeat(np.array([[1, 0]], np.float16), count, 0)
+    (folder / "passages.f16").write_bytes(rows.tobytes())
+    (folder / "queries.f16").write_bytes(asked.tobytes())
+    return asked, rows
+
+
+def test_it_follows_a_teacher(tiny_model: Maker, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give --teacher DIR"):
+        make_task(tiny_model, tmp_path, loss="kl")
+    prepared = make_task(tiny_model, tmp_path).prepared
+    asked, rows = with_teacher(Path(prepared.directory), len(prepared), len(prepared.passages))
+    task = make_task(tiny_model, tmp_path, loss="kl", positives=0.5, temperature=0.5)
+    task.model.eval()
+    with torch.no_grad():
+        task._cross.classifier.weight.mul_(100)  # scores far enough apart to have one greatest
+    groups = [task._drawn(0, np.random.default_rng(seed)) for seed in range(40)]
+    without = [group for group in groups if group[0] != prepared.positive[0]]
+    assert 8 < len(without) < 32  # the positive is left out of about half
+    loss, figures = task.loss((np.array([0, 1]), 3))
+    from retrieval.rerank.cross_model import score_pairs
+
+    rng = np.random.default_rng([0, 3, 3])
+    wanted, right = [], 0
+    for example in (0, 1):
+        group = task._drawn(example, rng)
+        own = torch.tensor(score_pairs(task._cross, task._pairs(example, group))).log_softmax(0)
+        cosines = torch.tensor(rows[group].astype(np.float32) @ asked[example].astype(np.float32))
+        other = (cosines / 0.5).log_softmax(0)
+        wanted.append(float((other.exp() * (other - own)).sum()))
+        right += int(own.argmax() == other.argmax())
+    assert float(loss.detach()) == pytest.approx(float(np.mean(wanted)), abs=1e-4)
+    assert figures["accuracy"] == right / 2
+
+
 def test_transformers_loads_what_is_saved(tiny_model: Maker, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     task = make_task(tiny_model, tmp_path)
@@ -182,10 +235,12 @@ def test_examples_without_negatives_get_them(tiny_model: Maker, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss": "listwise"}, "choose one of softmax, hinge"),
+        ({"loss": "listwise"}, "choose one of softmax, hinge, kl"),
         ({"dtype": "int4"}, "choose one of float32"),
         ({"length": 100}, "this model reads 16 to 64 tokens"),
         ({"negatives": 0}, "1 or more"),
+        ({"temperature": 0}, "temperature is above 0"),
+        ({"positives": 1.5}, "a share from 0 to 1"),
         ({"negative": 1}, "unknown setting of cross"),
     ],
 )
