@@ -42,6 +42,7 @@ _BUILT_IN = {
     ("stage", "pointwise"): "retrieval.rerank.llm_rank",
     ("stage", "rm3"): "retrieval.rerank.rm3",
     ("stage", "rocchio"): "retrieval.rerank.rocchio",
+    ("stage", "run"): "retrieval.rerank.run_file",
     ("stage", "vector_rocchio"): "retrieval.rerank.vector_rocchio",
     ("training task", "cross"): "retrieval.rerank.cross_train",
     ("training task", "parade"): "retrieval.rerank.parade_train",
