@@ -44,6 +44,8 @@ _BUILT_IN = {
     ("stage", "rocchio"): "retrieval.rerank.rocchio",
     ("stage", "run"): "retrieval.rerank.run_file",
     ("stage", "vector_rocchio"): "retrieval.rerank.vector_rocchio",
+    ("suite", "loco-v0"): "retrieval.bench.loco",
+    ("suite", "loco-v1"): "retrieval.bench.loco",
     ("training task", "cross"): "retrieval.rerank.cross_train",
     ("training task", "parade"): "retrieval.rerank.parade_train",
     ("training task", "bprop"): "retrieval.index.bprop_train",
