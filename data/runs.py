@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -84,6 +84,16 @@ def write_run(
     trace in BEIR's form only. Raises UserError for ids or a tag with white space and for scores that are
     not finite.
     """
+    write_runs([run], path, tag, form)
+
+
+def write_runs(
+    runs: Iterable[Run],
+    path: str | os.PathLike[str],
+    tag: str = "retrieval",
+    form: Literal["trec", "msmarco", "beir"] = "trec",
+) -> None:
+    """As write_run: runs of different queries one after another, each written as it comes."""
     if form not in ("trec", "msmarco", "beir"):
         raise UserError(f"unknown form of run {form!r}; choose 'trec', 'msmarco' or 'beir'")
     problem = id_problem(tag, "tag")
@@ -91,24 +101,31 @@ def write_run(
         raise UserError(f"{problem}; give a tag of one word")
     with atomic(path) as write:
         before = b"{"
-        for query_id, docs, scores in _queries(run):
+        for run in runs:
             if form == "trec":
-                write(
-                    "".join(
-                        [
-                            f"{query_id} Q0 {doc} {rank} {score} {tag}\n"
-                            for rank, (doc, score) in enumerate(zip(docs, scores), 1)
-                        ]
-                    ).encode()
-                )
-            elif form == "msmarco":
-                write("".join([f"{query_id}\t{doc}\t{rank}\n" for rank, doc in enumerate(docs, 1)]).encode())
-            else:
-                hits = dict(zip(docs, map(float, scores)))
-                write(before + orjson.dumps(query_id) + b":" + json_line(hits).rstrip())
-                before = b",\n"
+                for text in trec_lines(run, tag):
+                    write(text.encode())
+                continue
+            for query_id, docs, scores in _queries(run):
+                if form == "msmarco":
+                    lines = [f"{query_id}\t{doc}\t{rank}\n" for rank, doc in enumerate(docs, 1)]
+                    write("".join(lines).encode())
+                else:
+                    hits = dict(zip(docs, map(float, scores)))
+                    write(before + orjson.dumps(query_id) + b":" + json_line(hits).rstrip())
+                    before = b",\n"
         if form == "beir":
             write(b"{}\n" if before == b"{" else b"}\n")
+
+
+def trec_lines(run: Run, tag: str = "retrieval") -> Iterator[str]:
+    """The lines of a run in TREC form, those of each query in one text. Raises UserError as write_run."""
+    for query_id, docs, scores in _queries(run):
+        lines = [
+            f"{query_id} Q0 {doc} {rank} {score} {tag}\n"
+            for rank, (doc, score) in enumerate(zip(docs, scores), 1)
+        ]
+        yield "".join(lines)
 
 
 def falling(scores: NDArray[np.float32]) -> NDArray[np.float32]:

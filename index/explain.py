@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from retrieval.index.reader import IndexReader
 
 
-def explain(index: IndexReader, query: str, doc_id: str, pipeline: str | None = None) -> dict[str, Any]:
+def explain(
+    index: IndexReader, query: str, doc_id: str, pipeline: str | None = None, budget: str | None = None
+) -> dict[str, Any]:
     """Why a document has its rank, or why it is not there.
 
     {"query", "id", "pipeline", "rank", "stages", "path", "lost"}: rank among the documents that the pipeline
@@ -23,7 +25,7 @@ def explain(index: IndexReader, query: str, doc_id: str, pipeline: str | None = 
     every representation that the pipeline asks, each searched by itself. path: the document after every stage
     of the pipeline (retrieval/path.py), and lost: the one that lost it, with a reason; None if none did.
     """
-    stage = index.pipeline(pipeline)
+    stage = index.pipeline(pipeline, budget=budget)
     view = index._need_view()
     ordinal = view.find(doc_id)
     if ordinal is None:

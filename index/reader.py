@@ -123,14 +123,20 @@ class IndexReader:
         filter: str | None = None,
         threads: int = 1,
         like: bool = False,
+        budget: str | None = None,
     ) -> Stage:
         """The stage that a pipeline text names: representations of this index and registered stages.
 
         like: the queries are documents, which dense encoders read as such.
+        budget: `50ms` or `200pairs` a query, which later stages keep to by reading fewer candidates.
         None: the stored pipeline, else the only representation. A stage comes back as it is; where one reads
         the documents' text (a cross-encoder), it gets it from here. Raises CompositionError, UnknownName,
         UserError for such a stage where the index has no text.
         """
+        if budget is not None:
+            whole = self.pipeline(text, filter=filter, threads=threads, like=like)
+            within: Stage = registry.lookup("budget", kind="cascade")(whole, budget)
+            return within
         if isinstance(text, Stage):
             return self._with_documents(text)
         text = text or self._options.get("pipeline")
@@ -270,11 +276,13 @@ class IndexReader:
         """Stored documents by id."""
         return [self.document(doc_id) for doc_id in ids]
 
-    def explain(self, query: str, doc_id: str, *, pipeline: str | None = None) -> dict[str, Any]:
+    def explain(
+        self, query: str, doc_id: str, *, pipeline: str | None = None, budget: str | None = None
+    ) -> dict[str, Any]:
         """Why a document has its score: each representation of a pipeline, each query term's contribution."""
         from retrieval.index.explain import explain
 
-        return explain(self, query, doc_id, pipeline)
+        return explain(self, query, doc_id, pipeline, budget)
 
     def spans(self, text: str, name: str | None = None) -> list[tuple[int, int, str]]:
         """(start, end, term) of the terms of a text as a representation sees them.

@@ -61,7 +61,7 @@ def _sum(runs: Sequence[Run], scores: Sequence[NDArray[np.float64]]) -> Run:
     first = runs[0]
     if any(run.query_ids != first.query_ids for run in runs):
         raise UserError("runs of different queries do not fuse; align them with run.aligned(queries)")
-    doc_ids, docs = _one_table(runs)
+    doc_ids, docs = one_table(runs)
     query = np.concatenate([np.repeat(np.arange(len(run)), np.diff(run.offsets)) for run in runs])
     # One key for a (query, document) pair.
     pairs, place = np.unique(query * max(len(doc_ids), 1) + np.concatenate(docs), return_inverse=True)
@@ -72,7 +72,7 @@ def _sum(runs: Sequence[Run], scores: Sequence[NDArray[np.float64]]) -> Run:
     return Run(first.queries, offsets, doc, totals, doc_ids, trace=trace)
 
 
-def _one_table(runs: Sequence[Run]) -> tuple[DocIds, list[NDArray[np.int64]]]:
+def one_table(runs: Sequence[Run]) -> tuple[DocIds, list[NDArray[np.int64]]]:
     """A table of ids that serves all runs, and each run's ordinals in it."""
     table = runs[0].doc_ids
     if all(run.doc_ids is table for run in runs):

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from retrieval.index.index import Index
     from retrieval.longdoc.block_stage import Passage
     from retrieval.stage import Stage
-    from retrieval.types import Document, Hit, Query, Run, StageTrace
+    from retrieval.types import Document, Hit, Run, StageTrace
 
 _PIPELINE_HELP = "stages, such as 'bm25(k1=1.2) %% 1000' (default: what the index stores, else its only one)"
+_BUDGET_HELP = "what a query may take: '50ms', or '200pairs' read by the stages after the first"
 _NO_TERM = "no word of the query is left after analysis: stop words and punctuation are not indexed"
 _DEEP = 1000  # hits a query in a run file
-_GROUP = 2000  # queries searched between two looks at the clock
 
 
 def search_options(parser: Parser) -> None:
@@ -43,6 +43,7 @@ def search_options(parser: Parser) -> None:
     )
     parser.option("-k", metavar="N", read=whole, help="hits a query (default: 10; with --run 1000)")
     parser.option("--pipeline", metavar="P", help=_PIPELINE_HELP)
+    parser.option("--budget", metavar="B", help=_BUDGET_HELP)
     parser.option(
         "--filter", metavar="F", help="only documents whose metadata fits: 'year >= 2000 and not draft = 1'"
     )
@@ -60,7 +61,7 @@ def search(given: Namespace) -> None:
         raise UserError("give one QUERY, or --like ID, or --queries FILE --run OUT.trec")
     if (given.queries is None) != (given.run is None):
         raise UserError("--queries FILE and --run OUT.trec belong together")
-    for what in ("query", "like", "pipeline", "filter"):
+    for what in ("query", "like", "pipeline", "filter", "budget"):
         valid_text(getattr(given, what) or "", what)
     if given.json and given.run == "-":
         raise UserError("--json and --run - both write to standard output; give one of them, or --run FILE")
@@ -68,7 +69,7 @@ def search(given: Namespace) -> None:
     if given.queries is None:
         with open_index(given.directory, trust=given.trust) as index, _naming_the_option(given.pipeline):
             like = given.like is not None
-            stage = index.pipeline(given.pipeline, filter=given.filter, like=like)
+            stage = index.pipeline(given.pipeline, filter=given.filter, like=like, budget=given.budget)
             _note_unread(stage)
             k = given.k or 10
             if not like:
@@ -78,15 +79,18 @@ def search(given: Namespace) -> None:
             else:
                 _search_one(index, stage % k, _read_text(given.like), given)
         return
+    from retrieval.cli_batch import search_file
     from retrieval.data.queries import read_queries
 
     queries = read_queries(given.queries)
     threads = given.threads or os.cpu_count() or 1
     with open_index(given.directory, trust=given.trust) as index, _naming_the_option(given.pipeline):
-        stage = index.pipeline(given.pipeline, filter=given.filter, threads=threads) % (given.k or _DEEP)
+        stage = index.pipeline(given.pipeline, filter=given.filter, threads=threads, budget=given.budget) % (
+            given.k or _DEEP
+        )
         _note_unread(stage)
         note_compiling()
-        _search_file(stage, queries, given)
+        search_file(stage, queries, given)
 
 
 def _note_unread(stage: Stage) -> None:
@@ -142,7 +146,7 @@ def _search_one(
     start = perf_counter()
     run = stage([Query("1", query)])
     total = perf_counter() - start
-    _refuse_dropped(run, given)
+    refuse_dropped(run, given)
     kept = [hit for hit in run["1"] if hit.doc_id != left_out][: given.k or 10]
     hits = [Hit(hit.doc_id, hit.score, rank) for rank, hit in enumerate(kept, 1)]
     documents = index.documents([hit.doc_id for hit in hits])
@@ -157,11 +161,13 @@ def _search_one(
         ]  # fmt: skip
         about: dict[str, Any] = {"query": query} if given.like is None else {"like": given.like}
         answer = {**about, "results": found, "timing_ms": timing(run.trace, total)}
-        write_json({**answer, "tokens_dropped": dropped(run.trace)})
+        write_json({**answer, "tokens_dropped": dropped(run.trace), **budget_facts(run.trace, given.budget)})
         return
     show(index, query, hits, documents, passages)
     for name, count in dropped(run.trace).items():
         note(f"{name} did not read {count:,} tokens, which are beyond its length")
+    for share in budget_facts(run.trace, given.budget).get("budget", {}).get("cuts", []):
+        note(f"budget: {share['stage']} read {share['read']:,} of {share['candidates']:,} candidates")
     if not hits and _without_terms(index, query):
         note(_NO_TERM)
         return
@@ -175,7 +181,16 @@ def _best_block(document: Document, passage: Passage | None) -> dict[str, Any]:
     return {"block": {**passage._asdict(), "text": text}}
 
 
-def _refuse_dropped(run: Run, given: Namespace) -> None:
+def budget_facts(trace: Sequence[StageTrace], budget: str | None) -> dict[str, Any]:
+    """{"budget": {"limit", "cuts": [{"stage", "candidates", "read"}]}}, where there was one."""
+    if budget is None:
+        return {}
+    from retrieval.rerank.cascade import shares
+
+    return {"budget": {"limit": budget, "cuts": [share._asdict() for share in shares(trace)]}}
+
+
+def refuse_dropped(run: Run, given: Namespace) -> None:
     """Raises UserError where --strict-length was given and a model did not read a text to its end."""
     if given.strict_length and (lost := dropped(run.trace)):
         name, count = next(iter(lost.items()))
@@ -227,83 +242,22 @@ def timing(trace: Sequence[StageTrace], total: float) -> dict[str, float]:
     return {stage: round(seconds * 1000, 3) for stage, seconds in {**spent, "total": total}.items()}
 
 
-def _search_file(stage: Stage, queries: list[Query], given: Namespace) -> None:
-    from retrieval.data.runs import write_run
-    from retrieval.progress import Progress
-
-    out, json = given.run, given.json
-    start = perf_counter()
-    runs: list[Run] = []
-    with Progress("searching", len(queries), unit="queries") as progress:
-        for at in range(0, len(queries), _GROUP):
-            group = queries[at : at + _GROUP]
-            runs.append(stage(group))
-            _refuse_dropped(runs[-1], given)
-            progress.update(len(group))
-    total = perf_counter() - start
-    run = joined(runs)
-    if out == "-":
-        _print_run(run)
-    else:
-        write_run(run, out)
-    trace = [step for part in runs for step in part.trace]
-    if json:
-        counts = {"queries": len(run), "hits": len(run.docs), "run": out}
-        write_json({**counts, "timing_ms": timing(trace, total), "tokens_dropped": dropped(trace)})
-    else:
-        for step, count in dropped(trace).items():
-            note(f"{step} did not read {count:,} tokens, which are beyond its length")
-        rate = len(run) / total if total else 0.0
-        name = "standard output" if out == "-" else out
-        note(
-            f"{name}: {len(run.docs):,} hits of {len(run):,} queries in {total:.2f} s, {rate:,.0f} queries/s"
-        )
-
-
-def _print_run(run: Run) -> None:
-    """The lines of a run on stdout, wherever that leads."""
-    import tempfile
-
-    from retrieval.data.runs import write_run
-
-    with tempfile.TemporaryDirectory(prefix="retrieve-run-") as folder:
-        path = os.path.join(folder, "run.trec")
-        write_run(run, path)
-        with open(path, encoding="utf-8") as lines:
-            sys.stdout.writelines(lines)
-
-
-def joined(runs: Sequence[Run]) -> Run:
-    """One run of several that have different queries."""
-    import numpy as np
-
-    from retrieval.types import Query, Run
-
-    if len(runs) == 1:
-        return runs[0]
-    if any(run.doc_ids is not runs[0].doc_ids for run in runs):
-        return Run.from_dict({query_id: hits for run in runs for query_id, hits in run.to_dict().items()})
-    sizes = np.concatenate([np.diff(run.offsets) for run in runs])
-    queries = [Query(query_id, "") for run in runs for query_id in run.query_ids]
-    docs, scores = (np.concatenate([getattr(run, name) for run in runs]) for name in ("docs", "scores"))
-    return Run(queries, np.append(0, np.cumsum(sizes)), docs, scores, runs[0].doc_ids, ordered=True)
-
-
 def explain_options(parser: Parser) -> None:
     parser.positional("directory", "DIR", DIRECTORY_HELP)
     parser.positional("query", "QUERY", "what was searched for")
     parser.option("--doc", metavar="ID", help="the document", required=True)
     parser.option("--pipeline", metavar="P", help=_PIPELINE_HELP)
+    parser.option("--budget", metavar="B", help=_BUDGET_HELP)
     parser.flag("--json", JSON_HELP)
 
 
 def explain(given: Namespace) -> None:
     """Why a document has its rank and score: each stage, and what each query term contributes."""
-    for what in ("query", "doc", "pipeline"):
+    for what in ("query", "doc", "pipeline", "budget"):
         valid_text(getattr(given, what) or "", what)
     _refuse_empty(given.pipeline)
     with open_index(given.directory) as index, _naming_the_option(given.pipeline):
-        facts = index.explain(given.query, given.doc, pipeline=given.pipeline)
+        facts = index.explain(given.query, given.doc, pipeline=given.pipeline, budget=given.budget)
         without_terms = _without_terms(index, given.query)
     if given.json:
         write_json(facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from retrieval.stage import Cut, Fuse, Stage, Then
+from retrieval.stage import Cut, Fuse, Stage, Then, cut_as
 from retrieval.types import Query, Run
 
 
@@ -67,12 +67,19 @@ class _Walk(NamedTuple):
     documents: int
 
     def walk(self, stage: Stage, run: Run | None, depth: int) -> tuple[Run, list[Step]]:
-        """(what the stage makes of `run`, the steps)."""
+        """(what the stage makes of `run`, the steps). A stage with a walk of its own says them itself."""
+        if (own := getattr(stage, "walk", None)) is not None:
+            walked: tuple[Run, list[Step]] = own(self, run, depth)
+            return walked
         if isinstance(stage, Then):
             steps: list[Step] = []
-            for part in stage.parts:
+            for place, part in enumerate(stage.parts):
                 run, more = self.walk(part, run, depth)
                 steps += more
+                if part.gates and not part.passes(run)[0]:  # type: ignore[attr-defined]
+                    run = cut_as(stage.parts[place + 1 :], run)
+                    step = self.step(f"{part!r} left out what follows", run, depth)
+                    return run, [*steps, step._replace(whole=None if step.rank else steps[-1].rank)]
             assert run is not None  # for the type checker: there is at least one part
             return run, steps
         if isinstance(stage, Cut):

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from retrieval import registry
 from retrieval.errors import CompositionError
-from retrieval.types import Document, Queries, Query, Run, StageTrace, as_queries
+from retrieval.types import Document, Queries, Query, Run, StageTrace, as_queries, joined
 
 Param: TypeAlias = "bool | int | float | str"
 
@@ -42,6 +42,7 @@ class Stage:
     params      what stands in its brackets; a parameter `model` comes first and without its name
     needs_run   it only re-scores, and must stand after a `>>`
     expands     it searches anew with what it learned from the run, whose documents it need not keep to
+    gates       it has a method passes(run) -> bool[queries]: for the others what follows it is left out
     corpus      identity of the documents that it ranks; None for any
     depth       how many documents a query it retrieves at the head of a pipeline; `%` sets it
     parts       the stages it is composed of; a leaf has none
@@ -54,6 +55,7 @@ class Stage:
     params: Mapping[str, Param] = {}
     needs_run: bool = False
     expands: bool = False
+    gates: bool = False
     corpus: str | None = None
     depth: int = 1000
     parts: tuple[Stage, ...] = ()
@@ -151,8 +153,10 @@ class Then(Stage):
         self.corpus = _common_corpus(flat)
 
     def _run(self, queries: list[Query], run: Run | None) -> Run:
-        for part in self.parts:
+        for place, part in enumerate(self.parts):
             run = part(queries, run)
+            if part.gates:
+                return _past(part, self.parts[place + 1 :], queries, run)
         assert run is not None  # for the type checker: there is at least one part
         return run
 
@@ -161,6 +165,35 @@ class Then(Stage):
 
     def __repr__(self) -> str:
         return " >> ".join(_text(part, _SUM) for part in self.parts)
+
+
+def _past(gate: Stage, rest: Sequence[Stage], queries: list[Query], run: Run) -> Run:
+    """What follows a gate, for the queries that pass it; the others keep their run, cut as it would be."""
+    if not rest:
+        return run
+    passed = gate.passes(run)  # type: ignore[attr-defined]  # that is what `gates` says
+    going = [query for query, passes in zip(queries, passed, strict=True) if passes]
+    if not going:
+        return cut_as(rest, run)
+    ahead = run.aligned(going)
+    for place, part in enumerate(rest):
+        ahead = part(going, ahead)
+        if part.gates:
+            ahead = _past(part, rest[place + 1 :], going, ahead)
+            break
+    if len(going) == len(queries):
+        return ahead
+    staying = [query for query, passes in zip(queries, passed, strict=True) if not passes]
+    both = joined([ahead, cut_as(rest, run.aligned(staying))])
+    return both.aligned(queries).with_trace(ahead.trace)
+
+
+def cut_as(stages: Sequence[Stage], run: Run) -> Run:
+    """The run of queries that these stages are left out for, cut as they would cut it."""
+    for stage in stages:
+        if isinstance(stage, Cut):
+            run = run.cut(stage.k)
+    return run
 
 
 class Cut(Stage):

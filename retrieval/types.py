@@ -237,6 +237,21 @@ class Run(Mapping[str, list[Hit]]):
         return f"<Run: {len(self)} queries, {len(self.docs)} documents>"
 
 
+def joined(runs: Sequence[Run]) -> Run:
+    """One run of one or more that have different queries, in this order, with the first one's trace."""
+    if len(runs) == 1:
+        return runs[0]
+    first = runs[0]
+    queries = [query for run in runs for query in run.queries]
+    if any(run.doc_ids is not first.doc_ids for run in runs):
+        found = {query_id: hits for run in runs for query_id, hits in run.to_dict().items()}
+        return Run.from_dict(found, dict(queries)).with_trace(first.trace)
+    sizes = np.concatenate([np.diff(run.offsets) for run in runs])
+    docs, scores = (np.concatenate([getattr(run, name) for run in runs]) for name in ("docs", "scores"))
+    offsets = np.append(0, np.cumsum(sizes))
+    return Run(queries, offsets, docs, scores, first.doc_ids, ordered=True, trace=first.trace)
+
+
 class Qrels(Mapping[str, Mapping[str, int]]):
     """Judgements: query id -> {document id: relevance}; 0 is judged and not relevant."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from retrieval import cli_doctor, cli_search
+from retrieval import cli_batch, cli_doctor
 
 Call = Callable[..., Any]
 Write = Callable[[Path, list[Any]], Path]
@@ -197,7 +197,7 @@ def test_queries_into_a_run(call: Call, index: Path, tmp_path: Path, monkeypatch
         ["q2", "d2"],
         ["q2", "d1"],
     ]
-    monkeypatch.setattr(cli_search, "_GROUP", 2)  # what is searched in groups is the same
+    monkeypatch.setattr(cli_batch, "_GROUP", 2)  # what is searched in groups is the same
     done = call("search", index, "--queries", queries, "--run", tmp_path / "b.trec", "-k", "1000", "--json")
     assert (tmp_path / "b.trec").read_text() == text
     assert (done.json["queries"], done.json["hits"]) == (5, text.count("\n"))
