@@ -81,6 +81,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a mapping",
     ),
     "judged_only": (lambda v: type(v) is bool, "True or False"),
+    "multiple": (lambda v: _number(v) and 0 < v < 1e6, "a number above 0"),
     "recall": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
     "rel": (_whole, "a whole number from 1"),
     "relative": (lambda v: type(v) is bool, "True or False"),
@@ -138,9 +139,8 @@ def parse(text: str | Measure) -> Measure:
         if not accepts(value):
             raise UserError(f"measure {text!r}: {key} is {value!r}; it must be {wanted}")
     if kind.defaults.get(kind.at) is REQUIRED and kind.at not in params:
-        raise UserError(
-            f"measure {text!r} needs a {kind.at}: write {name}@{0.5 if kind.at == 'recall' else 10}"
-        )
+        usual = 10 if kind.at == "cutoff" else 0.5
+        raise UserError(f"measure {text!r} needs a {kind.at}: write {name}@{usual}")
     if isinstance(params.get("gains"), dict):
         params["gains"] = Gains(params["gains"])
     kept = tuple((key, value) for key, value in params.items() if value != kind.defaults[key])
@@ -283,6 +283,14 @@ def rprec(ranking: Ranking, rel: int, judged_only: bool) -> float:
     """Precision at the number of relevant documents."""
     wanted = _wanted(ranking, rel)
     return _over(float(np.count_nonzero(_relevant(ranking, rel, judged_only)[:wanted])), wanted)
+
+
+@measure("Rmult", at="multiple", multiple=REQUIRED, rel=1)
+def multiple_recall(ranking: Ranking, multiple: float, rel: int) -> float:
+    """Recall at so many times the number of relevant documents; at 1 it is Rprec. ir-measures has no such."""
+    wanted = _wanted(ranking, rel)
+    found = np.count_nonzero(_relevant(ranking, rel)[: int(multiple * wanted + 1e-9)])
+    return _over(float(found), wanted)
 
 
 @measure("Success", cutoff=REQUIRED, rel=1, judged_only=False)

@@ -264,7 +264,7 @@ def _json(path: str) -> Iterator[Row]:
 
 def _parquet(path: str) -> Iterator[Row]:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found]
     except ImportError:
         raise UserError(
             f"reading {path} needs pyarrow: pip install pyarrow, or give the JSON lines"
