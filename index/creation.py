@@ -80,6 +80,8 @@ def checked_pipeline(text: str, representations: Sequence[str]) -> str:
         searched: str | None = getattr(made, "representation", None)  # by a stage that expands queries
         if searched is not None and searched not in representations:
             raise UnknownName("representation", searched, representations)
+        if (inner := getattr(made, "inner", None)) is not None:
+            pipeline.parse(inner, resolve, given=True)
         return made
 
     return repr(pipeline.parse(text, resolve))

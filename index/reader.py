@@ -159,6 +159,9 @@ class IndexReader:
                 made: Any = registry.make(name, params)
             except UnknownName:
                 raise UnknownName("stage", name, [*self._methods, *registry.names()]) from None
+            if hasattr(made, "with_stage"):
+                mixed: Stage = made.with_stage(pipeline.parse(made.inner, resolve, given=True))
+                return mixed
             if hasattr(made, "with_representation"):
                 wanted: str = made.representation
                 if wanted not in self._methods:

@@ -172,11 +172,14 @@ class Budgeted(Stage):
         """The steps of one document (retrieval/path.py), with the budget's among them."""
         read = self._one([walk.query], run)[1]
         found, steps = walk.walk(self._first, run, depth)
-        for part, reads in zip(self._later, read, strict=False):
+        for place, (part, reads) in enumerate(zip(self._later, read, strict=False), 1):
             whole = found
             if part.gates:
                 found, more = walk.walk(part, found, depth)
                 steps += more
+                if not part.passes(found)[0]:  # type: ignore[attr-defined]
+                    found, last = walk.stopped(part, self._later[place:], found, depth)
+                    return found, [*steps, last]
                 continue
             few = reads < len(whole.docs)
             note = f"{_leaf_text(part)} reads {reads:,} of {len(whole.docs):,}, budget {self.budget}"

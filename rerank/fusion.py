@@ -35,7 +35,7 @@ def minmax(runs: Sequence[Run], weights: Sequence[float]) -> Run:
     """
     if len(weights) != len(runs):
         raise UserError(f"{len(runs)} runs and {len(weights)} weights do not pair; give one weight a run")
-    return _sum(runs, [weight * _normalised(run) for run, weight in zip(runs, weights, strict=True)])
+    return _sum(runs, [weight * normalised(run) for run, weight in zip(runs, weights, strict=True)])
 
 
 def _ranks(run: Run) -> NDArray[np.int64]:
@@ -43,7 +43,7 @@ def _ranks(run: Run) -> NDArray[np.int64]:
     return np.arange(1, len(run.docs) + 1) - np.repeat(run.offsets[:-1], np.diff(run.offsets))
 
 
-def _normalised(run: Run) -> NDArray[np.float64]:
+def normalised(run: Run) -> NDArray[np.float64]:
     """float64[n]: each query's scores on a scale from 0 to 1."""
     scores, lengths = run.scores.astype(np.float64), np.diff(run.offsets)
     some = lengths > 0

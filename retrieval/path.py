@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from retrieval.stage import Cut, Fuse, Stage, Then, cut_as
@@ -77,9 +78,8 @@ class _Walk(NamedTuple):
                 run, more = self.walk(part, run, depth)
                 steps += more
                 if part.gates and not part.passes(run)[0]:  # type: ignore[attr-defined]
-                    run = cut_as(stage.parts[place + 1 :], run)
-                    step = self.step(f"{part!r} left out what follows", run, depth)
-                    return run, [*steps, step._replace(whole=None if step.rank else steps[-1].rank)]
+                    run, last = self.stopped(part, stage.parts[place + 1 :], run, depth)
+                    return run, [*steps, last]
             assert run is not None  # for the type checker: there is at least one part
             return run, steps
         if isinstance(stage, Cut):
@@ -97,6 +97,13 @@ class _Walk(NamedTuple):
         if step.rank is None and run is None and not stage.parts:
             step = step._replace(cut=stage.depth, whole=self.rank(stage, run))
         return found, [*parts, step]
+
+    def stopped(self, gate: Stage, rest: Sequence[Stage], run: Run, depth: int) -> tuple[Run, Step]:
+        """The run and the step after a gate that leaves out the stages behind it, but for their cuts."""
+        before = self.step("", run, depth)
+        run = cut_as(rest, run)
+        step = self.step(f"{gate!r} left out what follows", run, depth)
+        return run, step if step.rank else step._replace(cut=len(run.docs), whole=before.rank)
 
     def rank(self, stage: Stage, run: Run | None) -> int | None:
         """The document's rank among all that a stage can return."""
