@@ -47,6 +47,7 @@ _BUILT_IN = {
     ("stage", "rm3"): "retrieval.rerank.rm3",
     ("stage", "rocchio"): "retrieval.rerank.rocchio",
     ("stage", "run"): "retrieval.rerank.run_file",
+    ("stage", "type_words"): "retrieval.rerank.type_words",
     ("stage", "vector_rocchio"): "retrieval.rerank.vector_rocchio",
     ("suite", "loco-v0"): "retrieval.bench.loco",
     ("suite", "loco-v1"): "retrieval.bench.loco",
