@@ -64,7 +64,11 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run | Scores, judgements: Judgements, measures: Iterable[str | Measure] = DEFAULT_MEASURES
+    run: Run | Scores,
+    judgements: Judgements,
+    measures: Iterable[str | Measure] = DEFAULT_MEASURES,
+    *,
+    same_collection: bool = False,
 ) -> Evaluation:
     """Scores a run. `run` is a Run, or {query id: {document id: score}}, whose scores keep double precision.
 
@@ -83,7 +87,7 @@ def evaluate(
         )
     ordinals = table.ordinals_of(known, {doc for query_id in known for doc in judged[query_id]})
     found = table.example(known)
-    if not ordinals and found is not None:
+    if not ordinals and found is not None and not same_collection:
         raise UserError(
             f"run and judgements share no document: the run has {found!r}, the judgements "
             f"{_some(judged[known[0]])}; give the judgements of the same collection"

@@ -83,13 +83,13 @@ def read_systems(texts: Sequence[str] | None, names: Sequence[str]) -> list[Syst
     return list(found.values())
 
 
-def one_thread() -> None:
-    """Models compute with one thread, as times a query are given for."""
+def one_thread(threads: int = 1) -> None:
+    """Models compute with one thread, as times a query are given for; or with so many."""
     try:
         import torch
     except ImportError:  # then there is no model
         return
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
 
 
 def outcomes(

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retrieval import registry
-from retrieval.bench.measures import parse_all
+from retrieval.bench.measures import KINDS, parse_all
 from retrieval.errors import UnknownName, UserError
 from retrieval.types import Document, Query
 
@@ -60,6 +60,8 @@ class Task:
     files         hashed into the row
     corpus_files  those of them that the documents come from: tasks with the same ones share an index, and
                   what is known of the corpus is remembered as long as they stay the same
+    reading       how documents were made of those files, where there is more than one way
+    rel           the grade from which a document is relevant: other measures' levels are refused
     note          what a reader of the row must know
     of            how many queries there were before any were drawn; 0: all of them are here
     """
@@ -78,13 +80,26 @@ class Task:
     secondary: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     files: Sequence[str] = ()
     corpus_files: Sequence[str] = ()
+    reading: str = ""
+    rel: int = 1
     note: str = ""
     of: int = 0
 
     def __post_init__(self) -> None:
-        parse_all(self.measures)  # UnknownName for a measure, before anything is built
+        where = f"{self.suite} {self.name}"
+        for measure in parse_all(self.measures):  # UnknownName for a measure, before anything is built
+            usual = KINDS[measure.name].defaults.get("rel")
+            level = dict(measure.params).get("rel", usual)
+            if usual is not None and level != self.rel:
+                raise UserError(
+                    f"{where} counts documents as relevant from grade {self.rel}, {measure} from {level}; "
+                    f"write {measure.name}(rel={self.rel})"
+                )
         if not self.queries:
-            raise UserError(f"{self.suite} {self.name}: no query of the split {self.split!r} is judged")
+            raise UserError(f"{where}: no query of the split {self.split!r} is judged")
+        for query in self.queries:
+            if not self.judgements.get(query.query_id):
+                raise UserError(f"{where}: query {query.query_id!r} has no judgement; leave it out")
 
 
 def tasks_of(suite: str, settings: SuiteSettings) -> Iterator[Task]:

@@ -67,9 +67,23 @@ class System:
         """Whether it reads an index; a run file, or a sum of some, does not."""
         return bool(self.sparse or self.dense)
 
-    def stage(self, index: Index | None = None) -> Stage:
+    @property
+    def only_runs(self) -> bool:
+        """Whether it is made of run files, whose making nobody timed."""
+        leaves: list[str] = []
+
+        def leaf(name: str, params: dict[str, Param]) -> Stage:
+            leaves.append(name)
+            return _Leaf(name, params)
+
+        pipelines.parse(self.pipeline, leaf)
+        return set(leaves) == {RUN}
+
+    def stage(self, index: Index | None = None, *, threads: int = 1) -> Stage:
         """The pipeline, bound to an index; without one, a system that needs none."""
-        return pipelines.parse(self.pipeline) if index is None else index.pipeline(self.pipeline)
+        if index is None:
+            return pipelines.parse(self.pipeline)
+        return index.pipeline(self.pipeline, threads=threads)
 
 
 class _Leaf(Stage):
