@@ -28,6 +28,7 @@ VERBS = {
     "search": ("cli_search.search", "search an index: one query, or a file of them"),
     "eval": ("cli_eval.evaluate_run", "measure a run against judgements"),
     "bench": ("cli_bench.bench", "measure systems on a benchmark's tasks: quality, times, a row for each"),
+    "leaderboard": ("cli_leaderboard.leaderboard", "write one page of rows: intervals, paired tests, plots"),
     "explain": ("cli_search.explain", "show why a document has its rank and score"),
     "add": ("cli_index.add", "build a further representation from the stored text"),
     "delete": ("cli_index.delete", "delete documents by id"),
