@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -36,14 +36,22 @@ class Answers:
         return sum(stage["tokens_dropped"] for stage in self.stages)
 
 
-def ask(stage: Stage, task: Task, *, timed: bool, progress: Callable[[int], None] | None = None) -> Answers:
+def ask(
+    stage: Stage,
+    task: Task,
+    *,
+    timed: bool,
+    same: Collection[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Answers:
     """Asks all queries of a task, one at a time; the first ones twice: what is loaded once is nobody's time.
 
-    timed=False: all at once, for systems that only read files.
+    timed=False: all at once, for systems that only read files. same: queries whose ids are documents' too;
+    None: any may be.
     """
     deep = stage % (task.depth + 1 if task.same_id else task.depth)
     if not timed:
-        return Answers(_counted(deep(list(task.queries)), task), None, [])
+        return Answers(_counted(deep(list(task.queries)), task, same), None, [])
     _warm_up(deep, task)
     kept, trace, times = [], _Trace(), []
     for query in task.queries:
@@ -52,7 +60,7 @@ def ask(stage: Stage, task: Task, *, timed: bool, progress: Callable[[int], None
         run = deep([query], given)
         times.append(1e3 * (perf_counter() - start))
         trace.add(run.trace)
-        kept.append(_counted(run, task))
+        kept.append(_counted(run, task, same))
         if progress is not None:
             progress(1)
     return Answers(joined(kept), np.array(times), trace.means(len(times)))
@@ -77,17 +85,18 @@ def _candidates(task: Task, query: Query) -> Run | None:
     return Run([query], [0, len(names)], np.arange(len(names)), -np.arange(len(names)), names, ordered=True)
 
 
-def _counted(run: Run, task: Task) -> Run:
+def _counted(run: Run, task: Task, same: Collection[str] | None) -> Run:
     """The run without documents that do not count, cut to the task's depth."""
-    if not task.same_id and task.candidates is None:
-        return run.cut(task.depth)
     keep = np.ones(len(run.docs), np.bool_)
     for at, query_id in enumerate(run.query_ids):
+        itself = task.same_id and (same is None or query_id in same)
+        if not itself and task.candidates is None:  # then no id need be read
+            continue
         span = slice(int(run.offsets[at]), int(run.offsets[at + 1]))
         allowed = None if task.candidates is None else set(task.candidates.get(query_id, ()))
         for place, doc in enumerate(run.docs[span].tolist(), span.start):
             doc_id = run.doc_ids[doc]
-            if (task.same_id and doc_id == query_id) or (allowed is not None and doc_id not in allowed):
+            if (itself and doc_id == query_id) or (allowed is not None and doc_id not in allowed):
                 keep[place] = False
     if not keep.all():
         offsets = np.append(0, np.cumsum(keep))[run.offsets]

@@ -67,30 +67,31 @@ def run_suite(tasks: Iterable[Task], systems: Sequence[System], settings: RunSet
         searching = [system for system in systems if system.needs_index]
         opened = indexes.open(task, searching) if searching else {}
         about = _about_data(task, settings, indexes if searching else None)
-        for index in {id(each): each for each in opened.values()}.values():
+        described: dict[str, Any] = {}
+        for index in {each.path: each for each in opened.values()}.values():
+            described[index.path] = about_index(index)
             about |= _check_judged(task, index, settings.warn)
         for system in systems:
-            yield _row(task, system, opened.get(system.name), about, settings)
+            own = opened.get(system.name)
+            yield _row(task, system, own, {} if own is None else described[own.path], about, settings)
 
 
 def _row(
-    task: Task, system: System, index: Index | None, about: Mapping[str, Any], settings: RunSettings
-) -> Row:
+    task: Task, system: System, index: Index | None, indexed: Mapping[str, Any], about: Mapping[str, Any],
+    settings: RunSettings,
+) -> Row:  # fmt: skip
     stage = system.stage(index, threads=settings.threads)
     timed = index is not None or not system.only_runs
+    same = None if index is None else {query.query_id for query in task.queries if query.query_id in index}
     meter = Energy()
     with Progress(f"{task.name}: {system.name}", len(task.queries), unit="queries") as bar:
-        answers = ask(stage, task, timed=timed, progress=bar.update)
+        answers = ask(stage, task, timed=timed, same=same, progress=bar.update)
     joules = meter.joules() if timed else None
     where = f"{task.name}, {system.name}"
     _check_answers(task, system, answers, where, settings.warn)
     measures = parse_all(task.measures)
     found = evaluate(answers.run, _judged(task, task.judgements), measures, same_collection=index is not None)
-    dropped = answers.tokens_dropped
-    indexed = None if index is None else about_index(index, system)
-    in_documents = sum(
-        each["tokens_dropped"] for each in (indexed or {"representations": {}})["representations"].values()
-    )
+    parts = {name: indexed["representations"][name] for name in system.representations}
     row: Row = {
         "format": FORMAT,
         "system": {
@@ -105,7 +106,7 @@ def _row(
         "split": task.split,
         "measures": {str(measure): _figure(found, str(measure), settings.seed) for measure in measures},
         "data": dict(about),
-        "index": indexed,
+        "index": {**indexed, "representations": parts} if indexed else None,
         "models": models(stage, index, system),
         "ties": TIES,
         "depth": task.depth,
@@ -122,7 +123,10 @@ def _row(
         "buckets": {name: _buckets(found, labels) for name, labels in task.buckets.items()},
         "times_ms": _times(answers),
         "stages": answers.stages,
-        "tokens_dropped": {"documents": in_documents, "searching": dropped},
+        "tokens_dropped": {
+            "documents": sum(each["tokens_dropped"] for each in parts.values()),
+            "searching": answers.tokens_dropped,
+        },
         "energy_joules": joules,
         "energy_note": meter.note if timed else "a run that was made elsewhere",
         "note": task.note,
@@ -225,7 +229,7 @@ def _check_answers(
         if short:
             warn(
                 f"{where}: {short:,} of {len(lengths):,} rankings are shorter than the number of relevant "
-                "documents; let the pipeline keep more"
+                "documents; where it is the pipeline that cuts, let it keep more"
             )
     if answers.tokens_dropped:
         warn(f"{where}: {answers.tokens_dropped:,} tokens were beyond what a model reads")

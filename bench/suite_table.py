@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retrieval.bench.learned_report import resampled_means, table
+from retrieval.bench.learned_report import resampled_means
+from retrieval.bench.learned_report import table as markdown
 from retrieval.bench.row import Row, headline, values
 from retrieval.bench.statistics import holm, paired_t
 
@@ -17,8 +18,8 @@ def suite_table(rows: Sequence[Row], seed: int = 0) -> str:
     """The headline measure of every row, the mean over the tasks, and the costs of every row.
 
     `*` and `†`: above and below the first system at p < .05, two-sided paired t-test over the queries,
-    Holm-corrected over the tasks. The mean has an interval of a bootstrap over queries, each task's drawn by
-    themselves; there is none where tasks have different headline measures.
+    Holm-corrected over all that the table compares. The mean has an interval of a bootstrap over queries,
+    each task's drawn by themselves; there is none where tasks have different headline measures.
     """
     cells = {(row["task"], row["system"]["name"]): row for row in rows}
     tasks = list(dict.fromkeys(row["task"] for row in rows))
@@ -35,13 +36,12 @@ def _quality(
     one = len(set(named.values())) == 1
     head = [named[tasks[0]] if one else "", *(task if one else f"{task}, {named[task]}" for task in tasks)]
     mean = one and len(tasks) > 1
+    tested = _tested(cells, tasks, systems)
     body = []
     for system in systems:
-        p = _corrected(cells, tasks, systems[0], system)
-        line = [
-            system,
-            *(_cell(cells[task, system], named[task], cells[task, systems[0]], p[task]) for task in tasks),
-        ]
+        line = [system]
+        for task in tasks:
+            line.append(_cell(cells[task, system], named[task], tested.get((task, system), 0)))
         if mean:
             columns = [values(cells[task, system], named[task]) for task in tasks]
             drawn = np.mean(
@@ -51,47 +51,51 @@ def _quality(
             low, high = np.quantile(drawn, [0.025, 0.975])
             line.append(f"{np.mean([each.mean() for each in columns]):.4f} ({low:.3f} to {high:.3f})")
         body.append(line)
-    return table([*head, "mean"] if mean else head, body)
+    return _table([*head, "mean"] if mean else head, body)
 
 
-def _corrected(
-    cells: dict[tuple[str, str], Row], tasks: Sequence[str], first: str, system: str
-) -> dict[str, float]:
-    """Task -> p of a system against the first one, corrected over the tasks."""
-    if system == first:
-        return dict.fromkeys(tasks, 1.0)
+def _tested(
+    cells: dict[tuple[str, str], Row], tasks: Sequence[str], systems: Sequence[str]
+) -> dict[tuple[str, str], int]:
+    """(task, system) -> 1 or -1 where it is above or below the first system beyond chance."""
+    pairs = [(task, system) for task in tasks for system in systems[1:]]
     found = []
-    for task in tasks:
-        measure = headline(cells[task, first])
-        found.append(paired_t(values(cells[task, system], measure), values(cells[task, first], measure)).p)
-    return dict(zip(tasks, holm(found), strict=True))
+    for task, system in pairs:
+        measure = headline(cells[task, systems[0]])
+        found.append(paired_t(values(cells[task, system], measure), values(cells[task, systems[0]], measure)))
+    corrected = holm([one.p for one in found])
+    return {
+        pair: 1 if one.difference > 0 else -1
+        for pair, one, p in zip(pairs, found, corrected, strict=True)
+        if p < LEVEL
+    }
 
 
-def _cell(row: Row, measure: str, first: Row, p: float) -> str:
+def _cell(row: Row, measure: str, tested: int) -> str:
     figure = row["measures"][measure]
-    mark = ""
-    if p < LEVEL:
-        mark = "*" if figure["mean"] > first["measures"][measure]["mean"] else "†"
+    mark = {0: "", 1: "*", -1: "†"}[tested]
     return f"{figure['mean']:.4f}{mark} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def _costs(rows: Sequence[Row]) -> str:
-    """A line a row: the other measures, milliseconds, bytes, tokens."""
+    """A line a row: the other measures, in columns if all rows have the same; milliseconds, bytes, tokens."""
+    named = [list(row["measures"])[1:] for row in rows]
+    same = all(names == named[0] for names in named)
+    head = ["task", "system", *(named[0] if same else ["further measures"])]
     lines = []
-    for row in rows:
-        times, index = row["times_ms"], row["index"]
-        dropped = row["tokens_dropped"]
-        size = (
-            "" if index is None else f"{sum(each['bytes'] for each in index['representations'].values()):,}"
-        )
+    for row, names in zip(rows, named, strict=True):
+        figures = [f"{row['measures'][name]['mean']:.4f}" for name in names]
+        if not same:
+            figures = [", ".join(f"{name} {figure}" for name, figure in zip(names, figures, strict=True))]
+        times, index, dropped = row["times_ms"], row["index"], row["tokens_dropped"]
+        size = 0 if index is None else sum(each["bytes"] for each in index["representations"].values())
         lines.append([
-            row["task"], row["system"]["name"],
-            ", ".join(f"{name} {figure['mean']:.4f}" for name, figure in list(row["measures"].items())[1:]),
-            "" if times is None else f"{times['p50']:.2f}", "" if times is None else f"{times['p99']:.2f}",
-            size, f"{dropped['documents']:,}", f"{dropped['searching']:,}",
+            row["task"], row["system"]["name"], *figures,
+            *(("-", "-") if times is None else (f"{times['p50']:.2f}", f"{times['p99']:.2f}")),
+            f"{size:,}" if size else "-", f"{dropped['documents']:,}", f"{dropped['searching']:,}",
         ])  # fmt: skip
-    head = ["task", "system", "further measures", "ms a query (p50)", "p99", "index bytes"]
-    return table([*head, "tokens dropped: documents", "searching"], lines, 3)
+    head += ["ms a query (p50)", "p99", "index bytes", "tokens dropped: documents", "searching"]
+    return _table(head, lines, 2 if same else 3)
 
 
 def _classes(rows: Sequence[Row]) -> str:
@@ -110,7 +114,7 @@ def _classes(rows: Sequence[Row]) -> str:
     ]
     if not lines:
         return ""
-    return table(["task", "system", "queries with", "queries", "headline measure"], lines, 3)
+    return _table(["task", "system", "queries with", "queries", "headline measure"], lines, 3)
 
 
 def _notes(rows: Sequence[Row], systems: Sequence[str]) -> str:
@@ -128,7 +132,13 @@ def _notes(rows: Sequence[Row], systems: Sequence[str]) -> str:
     if len(systems) > 1:
         lines.append(
             f"- `*` above and `†` below {systems[0]}: p < .05, paired t-test over the queries, two-sided, "
-            "Holm-corrected over the tasks."
+            "Holm-corrected over all comparisons with it."
         )
     lines += [f"- {name}: {row['note']}" for name, row in tasks.items() if row["note"]]
     return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """As learned_report.table, for cells that may hold a |."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *rows)]
+    return markdown(lines[0], lines[1:], text_columns)

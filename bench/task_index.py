@@ -128,13 +128,12 @@ class TaskIndexes:
             index.commit()
 
 
-def about_index(index: Index, system: System) -> dict[str, Any]:
-    """What a row says of an index, and of the representations that a system searches."""
+def about_index(index: Index) -> dict[str, Any]:
+    """What rows say of an index and of its representations: {"generation", "ids_sha256", "path", ...}."""
     path = Path(index.path)
-    found, sizes, known = check(path, full=False), facts(path), _read_json(_about(path))
+    found, known = check(path, full=False), _read_json(_about(path))
     representations = {}
-    for name in system.representations:
-        one = sizes[name]
+    for name, one in facts(path).items():
         representations[name] = {
             "bytes": round(one["bytes"] * found["docs"]),
             "build_seconds": known.get(name, {}).get("seconds"),
