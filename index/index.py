@@ -254,6 +254,19 @@ class Index(IndexReader):
 
         return self._rewrite(work, tidy=True)
 
+    def store_pipeline(self, text: str) -> int:
+        """Makes a pipeline what a search does that names none, and commits that; returns the generation.
+
+        Raises CompositionError, UnknownName, and what the stages raise for their parameters.
+        """
+
+        def work(transaction: Transaction, view: View) -> _Rewritten:
+            checked = checked_pipeline(text, list(self._methods))
+            segments = view.snapshot.commit["segments"]
+            return segments, self._methods, {**self._options, "pipeline": checked}
+
+        return self._rewrite(work)
+
     def _rewrite(self, work: Callable[[Transaction, View], _Rewritten], *, tidy: bool = False) -> int:
         """Commits what `work` makes of the newest commit, under the lock; tidy: journals go, used or not."""
         if self._writer is not None and self._writer.changed:
