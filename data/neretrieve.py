@@ -69,7 +69,9 @@ def paragraphs(path: str | os.PathLike[str]) -> Iterator[Document]:
     Raises BadLine for a record that makes no document, UserError for a file that cannot be read.
     """
     for number, record in _records(path):
-        about = {key: record[key] for key in ("doc_id", "page_id", "para_index") if key in record}
+        about: dict[str, Any] = {
+            key: record[key] for key in ("doc_id", "page_id", "para_index") if key in record
+        }
         content, title = record.get("content"), record.get("title") or ""
         made = make_document(_plain(record.get("id")), content, title, about)
         if isinstance(made, str):

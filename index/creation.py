@@ -41,7 +41,9 @@ def make_method(spec: Spec | DenseSpec, options: Mapping[str, Any]) -> Method:
     from retrieval.index.dense import DenseMethod
 
     if "blocks" not in spec.params:
-        return DenseMethod.create(spec)
+        made = DenseMethod.create(spec)
+        of_blocks = getattr(made.query_encoder(), "of_blocks", False)  # it cuts documents itself
+        return _of_blocks(spec.name, made, {"blocks": "model"} if of_blocks else {})
     from retrieval.longdoc.splitter import SETTINGS
 
     cut = {key: value for key, value in spec.params.items() if key in SETTINGS}

@@ -29,7 +29,7 @@ from retrieval.index.foreign import load_foreign
 from retrieval.index.fused import FusedBert, can_pack
 from retrieval.index.layout import Layout, read_json, read_layout
 from retrieval.index.model_files import CONFIG, WEIGHTS, check_weights, fill, read_tensors
-from retrieval.index.packed import pack
+from retrieval.index.packed import Packed, pack
 from retrieval.index.pooling import Head, pool
 from retrieval.index.processor import bfloat16_pays
 from retrieval.index.text_params import TextParams, read_params
@@ -254,18 +254,29 @@ class TextEncoder(TorchEncoder):
             return self._rows(sequences, "")
         return self._rows(sequences, self.precision)
 
+    def states(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """The token states before pooling: [tokens of all sequences, width], int64[sequences + 1] offsets."""
+        packed = pack(sequences.ids, device=self.device)
+        return self._hidden(packed, self.precision), packed.offsets
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """What follows pooling: [n, width] to float32[n, dim]."""
+        rows: Tensor = self.module.head(pooled)  # type: ignore[operator]
+        return rows
+
+    def _hidden(self, packed: Packed, precision: str) -> Tensor:
+        network = self.network
+        if precision and isinstance(network, Bert) and self.device.type == "cpu":
+            return self._fused(network, precision)(packed)
+        narrow = precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16) if narrow else nullcontext():
+            hidden: Tensor = network(packed)
+        return hidden
+
     def _rows(self, sequences: Sequences, precision: str) -> Tensor:
         packed = pack(sequences.ids, device=self.device)
         skip = torch.from_numpy(sequences.skip).to(self.device) if sequences.skip.any() else None
-        network, head = self.network, self.module.head
-        if precision and isinstance(network, Bert) and self.device.type == "cpu":
-            hidden = self._fused(network, precision)(packed)
-        else:
-            narrow = precision == "bfloat16"
-            with torch.autocast(self.device.type, torch.bfloat16) if narrow else nullcontext():
-                hidden = network(packed)
-        rows: Tensor = head(pool(hidden, packed.offsets, self.layout.pooling, skip))  # type: ignore[operator]
-        return rows
+        return self.head(pool(self._hidden(packed, precision), packed.offsets, self.layout.pooling, skip))
 
     def save(self, directory: str, **more: Any) -> None:
         """See TorchEncoder.save; in sentence-transformers' layout. Raises UserError, StorageError."""

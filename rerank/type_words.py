@@ -67,13 +67,13 @@ class TypeWords(Feedback):
         self.representation = sparse
         self._weight, self._terms = weight, terms
         self._words = read_type_words(model)
-        self._known: dict[str, dict[str, float]] = {}
+        self._shares: dict[str, dict[str, float]] = {}
         self._by_terms: dict[frozenset[str], list[str]] | None = None
 
     def with_representation(self, stage: IndexStage) -> Self:
         """This stage over the stage of a representation. Raises CompositionError for one of another kind."""
         twin = super().with_representation(stage)
-        twin._known, twin._by_terms = {}, None
+        twin._shares, twin._by_terms = {}, None
         return twin
 
     def words(self, text: str, method: SparseMethod) -> list[str]:
@@ -95,15 +95,15 @@ class TypeWords(Feedback):
     def _expanded(self, text: str, method: SparseMethod) -> dict[str, float]:
         query = method.query(text)
         own = scaled(query, sum(query.values()))
-        if text not in self._known and own:
-            if len(self._known) > _KEPT:  # a server that runs for months must not grow
-                self._known.clear()
+        if text not in self._shares and own:
+            if len(self._shares) > _KEPT:  # a server that runs for months must not grow
+                self._shares.clear()
             counts: Counter[str] = Counter()
             for word in self.words(text, method):
                 counts.update(dict.fromkeys(method.query(word), 1))
             best = dict(counts.most_common(self._terms))  # among equals those that came first
-            self._known[text] = scaled(best, sum(best.values()))
-        words = self._known.get(text)
+            self._shares[text] = scaled(best, sum(best.values()))
+        words = self._shares.get(text)
         return added((1 - self._weight, own), (self._weight, words)) if words else own
 
     def _run(self, queries: list[Query], run: Run | None) -> Run:
