@@ -30,7 +30,7 @@ def significant(pair: Pair | None) -> int:
     return 1 if pair.difference > 0 else -1
 
 
-def tests(values: Mapping[int, NDArray[np.float64]]) -> tuple[dict[tuple[int, int], Pair], str]:
+def all_pairs(values: Mapping[int, NDArray[np.float64]]) -> tuple[dict[tuple[int, int], Pair], str]:
     """(i, j) with i < j -> the test of i against j, and the test's name; values: place -> float64[queries].
 
     All pairs are corrected together, by Holm: a reader may take any system as the baseline.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.bench.leaderboard_pairs import Pair, front, tests
+from retrieval.bench.leaderboard_pairs import Pair, all_pairs, front
 from retrieval.bench.row import Row, headline, slug
 from retrieval.bench.statistics import bootstrap
 
@@ -89,7 +89,7 @@ def section(
     entries.sort(key=lambda e: (-e.figures[leading][0] if leading in e.figures else 1.0, e.name, e.quoted))
     suite, task, split = (first["suite"], first["task"], first["split"])
     data = mapping(first.get("data"))
-    pairs, test = tests(_tested(entries))
+    pairs, test = all_pairs(_tested(entries))
     others = dict.fromkeys(name for entry in entries if not entry.quoted for name in entry.row["measures"])
     key = "-".join(dict.fromkeys(map(slug, (suite, task, split)))) + (f"-{number}" if number > 1 else "")
     return Section(

@@ -51,7 +51,7 @@ def _line(section: Section, place: int, fields: Sequence[Column]) -> str:
         cell = column.cells[place]
         content = shown(cell.rstrip(PAD)) + "&#8199;" * cell.count(PAD)
         if column.key == "interval":
-            content = _whisker(section, entry) + f"<span>{content}</span>"
+            content = _whisker(section, entry) + f"<span>{content}</span>" if content else ""
         elif column.key == "difference":
             content = _difference(section, place, cell)
         extra = " head" if column.key == section.headline else ""

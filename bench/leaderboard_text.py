@@ -62,13 +62,14 @@ def latex(board: Board) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, in one line: no markup, HTML, or end of a table's cell."""
-    plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKDOWN.sub(r"\\\1", plain).replace(PAD, "")
+    plain = printable(text.replace(PAD, "")).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", plain)
 
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX prints as it is: in ASCII, accents as commands, other letters as U+ and their code."""
-    return "".join(_latex_character(char) for char in unicodedata.normalize("NFC", printable(text)))
+    parts = (unicodedata.normalize("NFC", printable(part)) for part in text.split(PAD))
+    return _LATEX[PAD].join("".join(map(_latex_character, part)) for part in parts)
 
 
 def _latex_character(char: str) -> str:

@@ -67,7 +67,8 @@ def compare_figures(row: Row, found: Verification) -> None:
             for part, value in now.items():
                 held = float(mapping(figure)[part])
                 if abs(held - value) > CLOSE:
-                    found.differences.append(Difference(f"{part} of {name} {where}".strip(), held, value))
+                    of = f"{name} {where}".strip()
+                    found.differences.append(Difference(f"{part} of the row's values of {of}", held, value))
     if len(found.differences) == wrong:
         found.agreed.append("means and intervals of the row's values")
 
