@@ -87,7 +87,7 @@ def slug(name: str) -> str:
     text = name
     for sign, word in _SIGNS.items():
         text = text.replace(sign, word)
-    return "-".join(re.findall(r"[\w.]+", text.casefold())).strip(".")[:120] or _digest(name)
+    return "-".join(re.findall(r"[\w.]+", text.lower())).strip(".")[:120] or _digest(name)
 
 
 def row_path(row: Row, folder: str | os.PathLike[str]) -> Path:

@@ -90,7 +90,12 @@ def _row(
     where = f"{task.name}, {system.name}"
     _check_answers(task, system, answers, where, settings.warn)
     measures = parse_all(task.measures)
-    found = evaluate(answers.run, _judged(task, task.judgements), measures, same_collection=index is not None)
+    try:
+        found = evaluate(
+            answers.run, _judged(task, task.judgements), measures, same_collection=index is not None
+        )
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     parts = {name: indexed["representations"][name] for name in system.representations}
     row: Row = {
         "format": FORMAT,
@@ -99,6 +104,7 @@ def _row(
             "pipeline": system.pipeline,
             "representations": system.representations,
             "trained_on": system.trained_on,
+            "budget": system.budget,
             "file": system.file,
         },
         "suite": task.suite,

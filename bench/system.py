@@ -5,6 +5,7 @@
     sparse = ["bm25", "tildev2"]        # as `retrieve index --sparse` takes them
     dense = []                          # as --dense does
     trained_on = "open text; no collection of this suite"
+    budget = "50ms"                     # a query, as `retrieve search --budget` takes it
     [stages.tildev2]                    # parameters of the stages, as in a pipeline file
     idf = 1
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from retrieval import pipeline as pipelines
@@ -28,12 +29,13 @@ from retrieval.errors import CompositionError, UnknownName, UserError
 from retrieval.index.creation import checked_pipeline
 from retrieval.index.dense_spec import parse_dense
 from retrieval.index.method import parse_spec
+from retrieval.rerank.cascade import Budgeted, read_budget
 from retrieval.stage import Param, Stage, lacks_documents
 
 if TYPE_CHECKING:
     from retrieval.index.index import Index
 
-KEYS = ("name", "pipeline", "run", "sparse", "dense", "trained_on", "stages")
+KEYS = ("name", "pipeline", "run", "sparse", "dense", "trained_on", "budget", "stages")
 RUN = "run"  # the stage that reads a run file
 
 
@@ -44,6 +46,7 @@ class System:
     pipeline       as `repr` prints it, parameters of the file's tables included
     sparse, dense  the representations that it needs; where both are empty, it needs no index
     trained_on     as stated; "" where nothing is
+    budget         `50ms` or `200pairs` a query; "" for none
     file           the whole text
     path           where it was read
     """
@@ -53,6 +56,7 @@ class System:
     sparse: tuple[str, ...] = ()
     dense: tuple[str, ...] = ()
     trained_on: str = ""
+    budget: str = ""
     file: str = ""
     path: str = ""
 
@@ -80,10 +84,12 @@ class System:
         return set(leaves) == {RUN}
 
     def stage(self, index: Index | None = None, *, threads: int = 1) -> Stage:
-        """The pipeline, bound to an index; without one, a system that needs none."""
+        """The pipeline, bound to an index; without one, a system that needs none. Within its budget."""
         if index is None:
-            return pipelines.parse(self.pipeline)
-        return index.pipeline(self.pipeline, threads=threads)
+            made = pipelines.parse(self.pipeline)
+        else:
+            made = index.pipeline(self.pipeline, threads=threads)
+        return Budgeted(made, self.budget) if self.budget else made
 
 
 class _Leaf(Stage):
@@ -141,7 +147,7 @@ def parse_system(text: str, path: str = "the system file") -> System:
     if ("pipeline" in content) == ("run" in content):
         raise UserError(f"{path} has to have either a pipeline or a run; see docs/bench.md")
     if "run" in content:
-        for key in ("sparse", "dense", "stages"):
+        for key in ("sparse", "dense", "stages", "budget"):
             if key in content:
                 raise UserError(f"{path} is a run, for which {key} means nothing; leave it out")
         pipeline = repr(_Leaf(RUN, {"model": _text(path, content, "run")}))
@@ -150,18 +156,25 @@ def parse_system(text: str, path: str = "the system file") -> System:
     sparse, dense = _specs(path, content, "sparse"), _specs(path, content, "dense")
     if "sparse" not in content:
         sparse = _named_methods(pipeline, [parse_dense(spec).name for spec in dense])
-    trained_on = _text(path, content, "trained_on")
-    system = System(name, pipeline, sparse, dense, trained_on, text, path)
+    system = System(
+        name, pipeline, sparse, dense, _text(path, content, "trained_on"), _text(path, content, "budget"),
+        text, path,
+    )  # fmt: skip
     try:
+        if system.budget:
+            read_budget(system.budget)
         pipeline = checked_pipeline(pipeline, system.representations)
     except CompositionError as error:
         raise CompositionError(f"{path}: {error}") from None
     except UnknownName as error:
+        if error.kind == "representation":
+            hint = "Name it in sparse or dense."
+            raise UnknownName(f"representation in {path}", error.name, system.representations, hint) from None
         known = {*error.known, *system.representations, *registry.names("sparse method")}
         raise UnknownName(f"{error.kind} in {path}", error.name, known) from None
     if not system.needs_index and lacks_documents(system.stage()):  # it reads texts, which any index has
         sparse = ("bm25",)
-    return System(name, pipeline, sparse, dense, trained_on, text, path)
+    return replace(system, pipeline=pipeline, sparse=sparse)
 
 
 def _filled(path: str, content: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from retrieval.bench.suite import Task
 from retrieval.bench.system import System
 from retrieval.check import check
 from retrieval.data.output import atomic
+from retrieval.diskio import make_directories
 from retrieval.errors import UserError
 from retrieval.index.creation import make_methods
 from retrieval.index.dense_spec import parse_dense
@@ -39,6 +40,7 @@ class TaskIndexes:
     """Indexes below a folder. memory: bytes that building may hold."""
 
     def __init__(self, work: Path, memory: int) -> None:
+        make_directories(os.fspath(work))
         self._work, self._memory = work, memory
 
     def corpus(self, task: Task) -> CorpusFacts:

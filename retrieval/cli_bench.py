@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from argparse import ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,9 @@ def bench(given: Namespace) -> None:
     rows: list[Row] = []
     with ExitStack() as stack:
         work = given.work or stack.enter_context(tempfile.TemporaryDirectory(prefix="retrieve-bench-"))
-        Path(work).mkdir(parents=True, exist_ok=True)
+        if os.path.isfile(work):
+            raise UserError(f"--work {work!r} is a file; name a folder for the indexes")
+        os.makedirs(work, exist_ok=True)
         settings = RunSettings(
             work=Path(work), memory=memory, seed=given.seed, threads=given.threads,
             measures=tuple(given.measure), source=given.data,
