@@ -50,6 +50,8 @@ _BUILT_IN = {
     ("stage", "run"): "retrieval.rerank.run_file",
     ("stage", "type_words"): "retrieval.rerank.type_words",
     ("stage", "vector_rocchio"): "retrieval.rerank.vector_rocchio",
+    ("suite", "best-answer"): "retrieval.bench.choices",
+    ("suite", "casehold"): "retrieval.bench.casehold",
     ("suite", "loco-v0"): "retrieval.bench.loco",
     ("suite", "loco-v1"): "retrieval.bench.loco",
     ("suite", "neretrieve"): "retrieval.bench.neretrieve",
