@@ -3,6 +3,8 @@
     bm25 % 1000 | 0.6 * bm25 % 1000 + 0.4 * minilm % 1000     one, two or three representations
     ... % 50 >> cross(./model)                                a re-ranker by itself
     ... % 50 >> 0.4 * bm25 + 0.6 * cross(./model)             mixed with the scores of the first stage
+    ... % 50 >> interpolate("cross(./model)", ...)            the same, read as far as the first 10 need
+    ... % 50 >> interpolate("cross(./model)", ...)            mixed, read as far as the first 10 need
     ... % 100 >> tildev2 % 20 >> 0.4 * bm25 + 0.6 * cross(./model)
     ... % 50 >> gate(feature=margin, most=0.31) >> cross(./model)
 
@@ -23,6 +25,7 @@ from retrieval.bench.measures import Measure
 from retrieval.bench.tune_choice import Family
 from retrieval.bench.tune_tables import DEPTH, Columns, Tables
 from retrieval.rerank.gate import FEATURES, feature
+from retrieval.rerank.interpolate import Interpolate
 from retrieval.types import Run
 
 _PAIRS = tuple((round(1 - w / 10, 1), w / 10) for w in range(1, 10))
@@ -49,7 +52,7 @@ class Costs:
     first: Mapping[tuple[str, ...], float]
     line: Mapping[str, tuple[float, float]]
 
-    def of(self, stage: str, candidates: int) -> float:
+    def of(self, stage: str, candidates: float) -> float:
         fixed, each = self.line[stage]
         return fixed + each * candidates
 
@@ -103,6 +106,8 @@ class Space:
     ) -> None:
         self._tables, self._measure, self._costs = tables, measure, costs
         self._names, self._rerankers, self._depths = names, rerankers, depths
+        self._k = dict(measure.params).get("cutoff", DEPTH)
+        self._ranges = {name: _range(tables.scores[name]) for name in rerankers}
         self._found: dict[tuple[object, ...], tuple[float, list[str], list[NDArray[np.float32]]]] = {}
 
     def families(self) -> Iterator[list[Family]]:
@@ -129,8 +134,14 @@ class Space:
                 key, last = (names, depth, stage), _sum_text(parts, shares)
                 first = self._costs.first[names]
                 self._add(key, first + after, f"{text} >> {last}", values)
-                if stage in self._rerankers:
+                if stage in self._ranges:
                     self._gated(key, (text, last), (first, after), (before, values), (few, given))
+            for stage, mix in product(self._ranges, _MIXES[1:]):
+                made = Interpolate(stage, mix, *self._ranges[stage])
+                ranked, read = self._tables.interpolated(few, given, made, stage, self._k)
+                ms = self._costs.first[names] + self._costs.of(stage, float(read.mean()))
+                key = names, depth, stage, "interpolate", mix
+                self._add(key, ms, f"{text} >> {made!r}", self._values(ranked))
             self._two(names, weights, depth, few, text)
 
     def _two(self, names: tuple[str, ...], weights: Weights, depth: int, few: Columns, text: str) -> None:
@@ -191,6 +202,13 @@ class Space:
         found = [Family(texts, ms, np.stack(rows)) for ms, texts, rows in self._found.values()]
         self._found.clear()
         return found
+
+
+def _range(scores: NDArray[np.float32]) -> tuple[float, float]:
+    """What counts as 0 and as 1 of a re-ranker's scores: the first and the last hundredth."""
+    low, high = np.nanquantile(scores, (0.01, 0.99)).tolist()
+    low, high = float(f"{low:.4g}"), float(f"{high:.4g}")
+    return (low, high) if low < high else (low - 1.0, low + 1.0)
 
 
 def _grouped(

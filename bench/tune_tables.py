@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.bench.measures import UNJUDGED, Measure, Ranking
+from retrieval.rerank.interpolate import STEP, Interpolate
 from retrieval.stage import Stage
 from retrieval.types import Query, Run
 
@@ -129,6 +130,29 @@ class Tables:
         order, scores = _ordered(parts[0] if len(names) == 1 else _sum(parts, weights))
         return np.where(order < 0, -1, np.take_along_axis(columns, np.maximum(order, 0), 1)), scores
 
+    def interpolated(
+        self, columns: Columns, scores: Scores, stage: Interpolate, reranker: str, k: int
+    ) -> tuple[Columns, NDArray[np.int64]]:
+        """(columns by rerank/interpolate.py's score, candidates that it reads of each query for the first k).
+
+        columns, scores: what comes in, in order; reranker: whose scores are mixed in.
+        """
+        there = columns >= 0
+        prior = (1.0 - stage.weight) * _normalised(np.where(there, scores, np.nan))
+        found = np.take_along_axis(self.scores[reranker], np.maximum(columns, 0), 1)
+        total = (prior + stage.weight * stage.share(found)).astype(np.float32)
+        total[~there] = np.nan
+        lengths = there.sum(axis=1)
+        read = lengths.copy()
+        for end in range(max(k, STEP), columns.shape[1], STEP):
+            kth = np.partition(-np.nan_to_num(total[:, :end], nan=-np.inf), k - 1, axis=1)[:, k - 1]
+            certain = (prior[:, end] + stage.weight).astype(np.float32) < -kth
+            read = np.where(certain & (read > end), end, read)
+        by_column = np.full(self.docs.shape, np.nan, np.float32)  # in which ties stand as they should
+        rows, places = np.nonzero(there)
+        by_column[rows, columns[rows, places]] = total[rows, places]
+        return _ordered(by_column)[0][:, : columns.shape[1]], read
+
     def values(self, columns: Columns, measure: Measure) -> NDArray[np.float32]:
         """float32[q]: the measure of each query's ranking."""
         grades = np.take_along_axis(self.grades, np.maximum(columns, 0), 1)
@@ -177,12 +201,18 @@ def _sum(runs: Sequence[Scores], weights: Sequence[float]) -> NDArray[np.float64
     total = np.zeros(runs[0].shape)
     held = np.zeros(runs[0].shape, bool)
     for run, weight in zip(runs, weights, strict=True):
-        exact = run.astype(np.float64)
-        some = ~np.isnan(exact)
-        low = np.where(some, exact, np.inf).min(axis=1, keepdims=True)
-        high = np.where(some, exact, -np.inf).max(axis=1, keepdims=True)
-        spread = np.where(high > low, high - low, 1.0)
-        share = np.where(high > low, (exact - low) / spread, 1.0)
+        share = _normalised(run)
+        some = ~np.isnan(share)
         total += np.where(some, weight * share, 0.0)
         held |= some
     return np.where(held, total, np.nan)
+
+
+def _normalised(run: Scores) -> NDArray[np.float64]:
+    """Each row's scores from 0 to 1, all 1 where they are equal; NaN stays."""
+    exact = run.astype(np.float64)
+    some = ~np.isnan(exact)
+    low = np.where(some, exact, np.inf).min(axis=1, keepdims=True)
+    high = np.where(some, exact, -np.inf).max(axis=1, keepdims=True)
+    spread = np.where(high > low, high - low, 1.0)
+    return np.where(some, np.where(high > low, (exact - low) / spread, 1.0), np.nan)

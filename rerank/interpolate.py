@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from retrieval.rerank.fusion import normalised, one_table
 from retrieval.stage import Lookup, Stage, with_documents
 from retrieval.types import Query, Run, StageTrace
 
-_STEP = 16  # candidates read together, after the first ones
+STEP = 16  # candidates read together, after the first ones
 
 
 @register("interpolate")
@@ -57,7 +57,7 @@ class Interpolate(Stage):
             raise UserError(f"interpolate cannot take low={low!r} and high={high!r}; low is below high")
         self.inner = str(model)
         self.params = {"model": self.inner, "weight": weight, "low": low, "high": high}
-        self._weight, self._low, self._high = float(weight), float(low), float(high)
+        self.weight, self._low, self._high = float(weight), float(low), float(high)
 
     def with_stage(self, stage: Stage) -> Self:
         """This stage with the re-ranker that `model` names. Raises CompositionError for one that expands."""
@@ -71,19 +71,22 @@ class Interpolate(Stage):
         """This stage with the way to the documents' texts."""
         return self.with_stage(with_documents(self.parts[0], lookup)) if self.parts else self
 
+    def share(self, scores: NDArray[Any]) -> NDArray[np.float64]:
+        """The re-ranker's scores from 0 to 1; NaN, of a document that it does not return, is 0."""
+        found = np.clip((scores.astype(np.float64) - self._low) / (self._high - self._low), 0.0, 1.0)
+        return np.where(np.isnan(found), 0.0, found)
+
     def _run(self, queries: list[Query], run: Run | None) -> Run:
         assert run is not None  # needs_run
         if not self.parts:
             raise CompositionError(f"{self!r} reads documents; use it in a pipeline of an index")
-        reading = _Reading(run, self._weight, self.depth)
+        reading = _Reading(run, self.weight, self.depth)
         trace: list[StageTrace] = list(run.trace)
         while (asked := reading.next(queries)) is not None:
             some, places = asked
             found = self.parts[0](some.queries, some)
             trace += found.trace[len(some.trace) :]
-            scores = _scores_of(some, found)
-            share = np.clip((scores - self._low) / (self._high - self._low), 0.0, 1.0)
-            reading.take(places, np.where(np.isnan(scores), 0.0, share))
+            reading.take(places, self.share(_scores_of(some, found)))
         return reading.run(queries).with_trace(trace).cut(self.depth)
 
 
@@ -99,7 +102,7 @@ class _Reading:
 
     def next(self, queries: list[Query]) -> tuple[Run, NDArray[np.int64]] | None:
         """(the candidates to read now, their places in the run); None when the first k are certain."""
-        size = max(self._k, _STEP) if self._first else _STEP
+        size = max(self._k, STEP) if self._first else STEP
         self._first = False
         ends = np.minimum(self._read + size, self._given.offsets[1:])
         wanted = [at for at in range(len(queries)) if self._read[at] < ends[at] and self._open(at)]
