@@ -1,9 +1,10 @@
 """The suites of BEIR folders: `beir`, and `types`, where a query is a type and all its members are wanted.
 
 --data is one folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, plain or .gz) or a folder of such folders,
-each a task. BEIR drops a document that has the query's id, and so does `beir`. `types` ranks exhaustively: to
-twice the largest number of relevant documents, with recall at that number (which is R-precision), at half and
-at twice of it, and by how many there are. It is for any collection of types; it is no NERetrieve.
+each a task; one of another split than test is called NAME@SPLIT, and may be asked for so. BEIR drops a document
+that has the query's id, and so does `beir`. `types` ranks exhaustively: to twice the largest number of relevant
+documents, with recall at that number (which is R-precision), at half and at twice of it, and by how many there
+are. It is for any collection of types; it is no NERetrieve.
 """
 
 from __future__ import annotations
@@ -33,22 +34,21 @@ _MARCO = "msmarco"  # whose test split is TREC DL 2019: BEIR's figures are those
 def beir(settings: SuiteSettings) -> Iterator[Task]:
     """Folders in BEIR's layout, by its measures and its rule about equal ids."""
     known_options(settings, ())
-    for folder in _folders(settings):
-        yield _task("beir", folder, settings, DEFAULT_MEASURES, same_id=True)
+    for folder, split in _folders(settings):
+        yield _task("beir", folder, split, settings, DEFAULT_MEASURES, same_id=True)
 
 
 @register("types", kind="suite")
 def types(settings: SuiteSettings) -> Iterator[Task]:
     """Folders in BEIR's layout, of which everything that is relevant is to be found."""
     known_options(settings, ())
-    for folder in _folders(settings):
-        yield _task("types", folder, settings, TYPE_MEASURES, same_id=False)
+    for folder, split in _folders(settings):
+        yield _task("types", folder, split, settings, TYPE_MEASURES, same_id=False)
 
 
 def _task(
-    suite: str, folder: Path, settings: SuiteSettings, measures: tuple[str, ...], same_id: bool
+    suite: str, folder: Path, split: str, settings: SuiteSettings, measures: tuple[str, ...], same_id: bool
 ) -> Task:
-    split = settings.split or _usual_split(folder)
     source = f"{folder}@{split}"
     judgements = read_qrels(source)
     everything = [query for query in read_queries(source) if judgements.get(query.query_id)]
@@ -80,8 +80,8 @@ def _task(
     )
 
 
-def _folders(settings: SuiteSettings) -> list[Path]:
-    """The folders of the tasks that are wanted. Raises UserError, UnknownName."""
+def _folders(settings: SuiteSettings) -> list[tuple[Path, str]]:
+    """(folder, split) of the tasks that are wanted. Raises UserError, UnknownName."""
     data = Path(settings.data)
     if not data.is_dir():
         raise UserError(
@@ -97,14 +97,17 @@ def _folders(settings: SuiteSettings) -> list[Path]:
             f"{settings.data!r} holds no BEIR folder: looked for corpus.jsonl, queries.jsonl and "
             "qrels/test.tsv (each plain or .gz) in it and in the folders below it"
         )
-    wanted = chosen(settings.tasks, known)
-    if settings.split is not None:
-        there = [name for name in wanted if settings.split in folders.splits(known[name])]
-        if not there or settings.tasks:
-            for name in wanted:
-                folders.qrels_file(known[name], settings.split)  # UnknownName, with the splits there are
-        wanted = there
-    return [known[name] for name in wanted]
+    named = [text.partition("@") for text in settings.tasks]
+    wanted = [(name, split or settings.split) for name, _, split in named]
+    if not wanted:
+        wanted = [(name, settings.split) for name in known]
+        there = [(name, split) for name, split in wanted if split in folders.splits(known[name])]
+        wanted = there or wanted  # of all, those that have the split
+    chosen([name for name, _ in wanted], known)
+    found = [(known[name], split or _usual_split(known[name])) for name, split in wanted]
+    for folder, split in found:
+        folders.qrels_file(folder, split)  # UnknownName, with the splits that there are
+    return list(dict.fromkeys(found))
 
 
 def _is_task(folder: Path) -> bool:

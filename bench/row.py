@@ -137,7 +137,7 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
     comes twice for a task.
     """
     found: dict[tuple[str, ...], tuple[str, Row]] = {}
-    for path in map(os.fspath, paths):
+    for path in [os.fspath(each) for each in paths]:
         if not os.path.exists(path):
             raise UserError(f"there is no {path!r}; give rows, or folders that `retrieve bench --out` wrote")
         files = sorted(map(str, Path(path).rglob("*.json"))) if os.path.isdir(path) else [path]

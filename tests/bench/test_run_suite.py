@@ -110,6 +110,25 @@ def test_a_row_says_how_it_was_made(measure: Measure, data: Path) -> None:
     assert json.loads(json.dumps(row)) == row
 
 
+def test_tasks_are_named_with_their_split(measure: Measure, data: Path) -> None:
+    (data / "two" / "qrels" / "dev.tsv").unlink()
+
+    def names(**more: Any) -> list[str]:
+        return [task.name for task in tasks_of("beir", SuiteSettings(str(data), **more))]
+
+    assert names() == ["one", "two"]
+    assert names(split="dev") == ["one@dev"]
+    assert names(tasks=("one@dev", "one", "two")) == ["one@dev", "one", "two"]
+    with pytest.raises(UnknownName, match=r"unknown split of .*two 'dev'; known: test"):
+        names(tasks=("two",), split="dev")
+    (data / "two" / "qrels" / "test.tsv").rename(data / "two" / "qrels" / "only.tsv")
+    assert names() == ["one", "two@only"]
+    (data / "two").rename(data / "msmarco")
+    (data / "msmarco" / "qrels" / "only.tsv").rename(data / "msmarco" / "qrels" / "dev.tsv")
+    (data / "msmarco" / "qrels" / "test.tsv").write_text("q0 0 d1 1\n")
+    assert names() == ["msmarco@dev", "one"]
+
+
 def test_an_index_is_kept_and_grows(measure: Measure, data: Path, tmp_path: Path) -> None:
     first = measure(tasks=("one",), systems=SYSTEMS[:1])[0]["index"]
     both = measure(tasks=("one",))[1]["index"]
