@@ -49,6 +49,29 @@ def open_index(directory: str, memory: str = "1GB", *, trust: bool = False) -> I
     return index
 
 
+def pipeline_text(given: str | None) -> str | None:
+    """The text of --pipeline, which may be a TOML file such as `retrieve tune --out` writes.
+
+    Raises UserError for an empty text, and what the file is wrong in.
+    """
+    if given is None or not given.endswith(".toml"):
+        if given is not None and not given.strip():
+            raise UserError("--pipeline is empty; name stages, such as 'bm25 % 100', or leave it out")
+        return given
+    from retrieval.data.lines import Source, text_lines
+    from retrieval.pipeline import from_toml
+    from retrieval.stage import Param, Stage
+
+    def named(name: str, params: dict[str, Param]) -> Stage:
+        stage = Stage()
+        stage.name, stage.params = name, params
+        return stage
+
+    with Source(given) as file:
+        toml = "\n".join(line.rstrip("\r\n") for _, line in text_lines(file))
+    return repr(from_toml(toml, named))
+
+
 def refuse_file(directory: str) -> None:
     """Raises UserError where an index was to be named and a file is."""
     if os.path.isfile(directory):

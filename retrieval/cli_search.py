@@ -17,6 +17,7 @@ from retrieval.cli_common import (
     note,
     note_compiling,
     open_index,
+    pipeline_text,
     valid_text,
     write_json,
 )
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from retrieval.stage import Stage
     from retrieval.types import Document, Hit, Run, StageTrace
 
-_PIPELINE_HELP = "stages, such as 'bm25(k1=1.2) %% 1000' (default: what the index stores, else its only one)"
+_PIPELINE_HELP = (
+    "stages, such as 'bm25(k1=1.2) %% 1000', or FILE.toml (default: what the index stores, else its only one)"
+)
 _BUDGET_HELP = "what a query may take: '50ms', or '200pairs' read by the stages after the first"
 _NO_TERM = "no word of the query is left after analysis: stop words and punctuation are not indexed"
 _DEEP = 1000  # hits a query in a run file
@@ -65,7 +68,7 @@ def search(given: Namespace) -> None:
         valid_text(getattr(given, what) or "", what)
     if given.json and given.run == "-":
         raise UserError("--json and --run - both write to standard output; give one of them, or --run FILE")
-    _refuse_empty(given.pipeline)
+    given.pipeline = pipeline_text(given.pipeline)
     if given.queries is None:
         with open_index(given.directory, trust=given.trust) as index, _naming_the_option(given.pipeline):
             like = given.like is not None
@@ -102,11 +105,6 @@ def _note_unread(stage: Stage) -> None:
         )
     for part in stage.parts:
         _note_unread(part)
-
-
-def _refuse_empty(pipeline: str | None) -> None:
-    if pipeline is not None and not pipeline.strip():
-        raise UserError("--pipeline is empty; name stages, such as 'bm25 % 100', or leave it out")
 
 
 @contextmanager
@@ -255,7 +253,7 @@ def explain(given: Namespace) -> None:
     """Why a document has its rank and score: each stage, and what each query term contributes."""
     for what in ("query", "doc", "pipeline", "budget"):
         valid_text(getattr(given, what) or "", what)
-    _refuse_empty(given.pipeline)
+    given.pipeline = pipeline_text(given.pipeline)
     with open_index(given.directory) as index, _naming_the_option(given.pipeline):
         facts = index.explain(given.query, given.doc, pipeline=given.pipeline, budget=given.budget)
         without_terms = _without_terms(index, given.query)
