@@ -2,9 +2,9 @@
 
 --data is one folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, plain or .gz) or a folder of such folders,
 each a task; one of another split than test is called NAME@SPLIT, and may be asked for so. BEIR drops a
-document that has the query's id, and so does `beir`. `types` ranks exhaustively: to twice the largest number of
-relevant documents, with recall at that number (which is R-precision), at half and at twice of it, and by how
-many there are. It is for any collection of types; it is no NERetrieve.
+document that has the query's id, and so does `beir`. `types` ranks exhaustively: to twice the largest number
+of relevant documents, with recall at that number (which is R-precision), at half and at twice of it, and by
+how many there are. It is for any collection of types; it is no NERetrieve.
 """
 
 from __future__ import annotations
