@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retrieval.bench.leaderboard_section import Section
+from retrieval.bench.leaderboard_section import Section, mapping
 from retrieval.bench.row import Row
 
 MEAN = "mean"  # the task of a quoted row of which only the mean over its "tasks" is published
@@ -62,8 +62,9 @@ def overview(sections: Sequence[Section], means: Sequence[Row]) -> Overview | No
         lines.append(Line(name, quoted, figures, mean, lacking))
     tasks = sorted(section.task for section in kept)
     for row in means:  # only a mean is published: shown where it is over the same tasks
-        same = row["suite"] == kept[0].suite and sorted(map(str, row.get("tasks", ()))) == tasks
-        if same and measure in row["measures"]:
+        told = mapping(row).get("tasks")
+        same = isinstance(told, list) and sorted(map(str, told)) == tasks
+        if same and row["suite"] == kept[0].suite and measure in row["measures"]:
             mean = row["measures"][measure]["mean"]
             lines.append(Line(row["system"]["name"], row["quoted"], [None] * len(kept), mean, []))
     lines.sort(key=lambda line: (line.mean is None, -(line.mean or 0.0), line.name, line.quoted))

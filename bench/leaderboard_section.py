@@ -155,12 +155,14 @@ def _timed(entries: Sequence[Entry], leading: str) -> list[tuple[float, float, i
 
 def _baseline(entries: Sequence[Entry], wanted: str | None) -> int | None:
     """The wanted one; else what is called BM25; else the lowest. None where nothing can be tested."""
-    tested = list(_tested(entries))
-    for test in (lambda name: name == wanted, lambda name: name.casefold() == "bm25"):
-        for place in tested:
-            if test(entries[place].name):
-                return place
-    return tested[-1] if tested else None
+    names = {place: entries[place].name for place in _tested(entries)}
+    for place, name in names.items():
+        if name == wanted:
+            return place
+    for place, name in names.items():
+        if name.casefold() == "bm25":
+            return place
+    return max(names, default=None)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

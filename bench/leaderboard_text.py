@@ -77,7 +77,7 @@ def _latex_character(char: str) -> str:
         return _LATEX[char]
     if char.isascii():
         return char
-    base, *marks = unicodedata.normalize("NFD", char)
+    base, *marks = list(unicodedata.normalize("NFD", char))
     if base.isascii() and base.isalpha() and len(marks) == 1 and marks[0] in _ACCENTS:
         inside = {"i": r"\i", "j": r"\j"}.get(base, base)
         return f"\\{_ACCENTS[marks[0]]}{{{inside}}}"

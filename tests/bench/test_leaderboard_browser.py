@@ -31,10 +31,10 @@ HOSTILE = "</script><img src=x onerror=\"document.documentElement.dataset.error=
 class Page:
     """A written page; opens it with a state, and reads the lines of its first table."""
 
-    def __init__(self, folder: Path, rows: list[Any]) -> None:
+    def __init__(self, folder: Path, profile: Path, rows: list[Any]) -> None:
         write_leaderboard(rows, folder / "site")
         self.address = (folder / "site" / "index.html").as_uri()
-        self.profile = folder / "profile"
+        self.profile = profile
 
     def open(self, **state: str) -> str:
         command = [
@@ -65,9 +65,15 @@ def lines(text: str) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The browser's own folder, made once."""
+    return tmp_path_factory.mktemp("profile")
+
+
 @pytest.fixture
-def page(rows: list[Any], tmp_path: Path) -> Page:
-    return Page(tmp_path, [*rows, QUOTED])
+def page(rows: list[Any], tmp_path: Path, profile: Path) -> Page:
+    return Page(tmp_path, profile, [*rows, QUOTED])
 
 
 def test_at_first(page: Page) -> None:
@@ -125,24 +131,24 @@ def test_quoted_lines_can_be_hidden(page: Page) -> None:
     assert '<table class="systems">' in page.open()
 
 
-def test_two_tasks(rows: list[Any], make_row: Callable[..., Any], tmp_path: Path) -> None:
+def test_two_tasks(rows: list[Any], make_row: Callable[..., Any], tmp_path: Path, profile: Path) -> None:
     second = [
         make_row(name, values, task="two") for name, values in (("BM25", [0.1, 0.2]), ("new", [0.3, 0.1]))
     ]
-    page = Page(tmp_path, [*rows, *second])
+    page = Page(tmp_path, profile, [*rows, *second])
     text = page.open(task="made-two-test", system="new", baseline="good")
     panels = [part.partition(">")[0] for part in text.split('<div class="panel"')[1:]]
     assert ['hidden=""' in panel for panel in panels] == [True, False]
     assert "new against BM25" in text  # `good` is not there: the table keeps its own baseline
 
 
-def test_hostile_names_run_nothing(make_row: Callable[..., Any], tmp_path: Path) -> None:
+def test_hostile_names_run_nothing(make_row: Callable[..., Any], tmp_path: Path, profile: Path) -> None:
     rows = [
         make_row(name, [0.1 * n, 0.5], p50=1.0 + n, note=HOSTILE) for n, name in enumerate((HOSTILE, "BM25"))
     ]
     for row in rows:
         row["query_ids"] = [HOSTILE, "<svg onload=alert(1)>"]
-    page = Page(tmp_path, rows)
+    page = Page(tmp_path, profile, rows)
     text = page.open(system=HOSTILE, baseline="BM25", sort=HOSTILE)
     assert "<img" not in text
     assert lines(text)[0][0] in (HOSTILE, "BM25")
