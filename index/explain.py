@@ -51,9 +51,14 @@ def _rank(stage: Stage, query: str, doc_id: str) -> int | None:
     return next((hit.rank for hit in hits if hit.doc_id == doc_id), None)
 
 
-def leaves(stage: Stage) -> Iterator[IndexStage]:
-    """The representations that a pipeline asks, in order."""
-    if isinstance(stage, IndexStage):
+def stages(stage: Stage) -> Iterator[Stage]:
+    """What a pipeline is composed of, in order."""
+    if not stage.parts:
         yield stage
     for part in stage.parts:
-        yield from leaves(part)
+        yield from stages(part)
+
+
+def leaves(stage: Stage) -> Iterator[IndexStage]:
+    """The representations that a pipeline asks, in order."""
+    yield from (part for part in stages(stage) if isinstance(part, IndexStage))

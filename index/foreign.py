@@ -35,13 +35,8 @@ class Foreign(nn.Module):
         shape = model.config
         self.kind = str(shape.model_type)
         self.width = int(_first(shape, "hidden_size", "d_model", "dim") or 0)
-        longest = _first(shape, "max_position_embeddings", "n_positions", "max_seq_length")
         self.pad = int(getattr(shape, "pad_token_id", None) or 0)
-        offset = self.pad + 1 if self.kind in _BEHIND else 0
-        bound = longest and int(longest) > 0 and self.kind not in _UNBOUND
-        if "deberta" in self.kind and not config.get("position_biased_input", True):
-            bound = False
-        self.longest = int(longest) - offset if bound else None
+        self.longest = longest_of(shape, config)
 
     def forward(self, packed: Packed) -> Tensor:
         lengths = packed.offsets.diff()
@@ -63,12 +58,35 @@ class Foreign(nn.Module):
         return hidden[real]
 
 
+def longest_of(shape: Any, config: Mapping[str, Any]) -> int | None:
+    """Tokens that a model of transformers' configuration `shape` has positions for; None: unbounded."""
+    kind = str(shape.model_type)
+    longest = _first(shape, "max_position_embeddings", "n_positions", "max_seq_length")
+    bound = longest and int(longest) > 0 and kind not in _UNBOUND
+    if "deberta" in kind and not config.get("position_biased_input", True):
+        bound = False
+    offset = int(getattr(shape, "pad_token_id", None) or 0) + 1 if kind in _BEHIND else 0
+    return int(longest) - offset if bound else None
+
+
 def load_foreign(folder: str, config: Mapping[str, Any]) -> Foreign:
     """The model of a directory, float32 weights. Raises UserError, MissingExtra."""
+    shape = load_shape(folder, config)
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    which: Any = AutoModelForTextEncoding if config["model_type"] in _ENCODERS else AutoModel
+    model = load_weights(which, folder, shape, unused="pooler")
+    if getattr(shape, "is_encoder_decoder", False) and which is AutoModel:
+        model = model.get_encoder().eval().requires_grad_(False)
+    return Foreign(model, config)
+
+
+def load_shape(folder: str, config: Mapping[str, Any]) -> Any:
+    """transformers' configuration of a directory with this config.json. Raises UserError, MissingExtra."""
     kind = config.get("model_type")
     try:
         import transformers
-        from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
+        from transformers import CONFIG_MAPPING, AutoConfig
         from transformers.utils import logging
     except ImportError:
         raise MissingExtra("models", f"a {kind!r} model needs transformers, which is") from None
@@ -82,25 +100,37 @@ def load_foreign(folder: str, config: Mapping[str, Any]) -> Foreign:
             f"{transformers.__version__} does not have{_code(config)}"
         )
     try:
-        shape = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        which: Any = AutoModelForTextEncoding if kind in _ENCODERS else AutoModel
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise _unloaded(folder, kind, error) from error
+
+
+def load_weights(which: Any, folder: str, shape: Any, *, unused: str = "") -> Any:
+    """A model by one of transformers' Auto classes, float32, ready to infer. Raises UserError.
+
+    unused: part of the names of tensors that may be absent.
+    """
+    kind = str(shape.model_type)
+    try:
         model, report = which.from_pretrained(
             folder, config=shape, local_files_only=True, use_safetensors=True, trust_remote_code=False,
             dtype=torch.float32, output_loading_info=True,
         )  # fmt: skip
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot load {folder!r}, a {kind!r} model, by transformers: {first}") from error
-    absent = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        raise _unloaded(folder, kind, error) from error
+    absent = sorted(name for name in report["missing_keys"] if not (unused and unused in name))
     wrong = sorted(str(entry[0]) for entry in report.get("mismatched_keys") or ())
     if absent or wrong:
         raise UserError(
             f"{folder!r} does not fit transformers' {kind!r} model: tensor {(absent + wrong)[0]!r} is "
             "absent or of another shape"
         )
-    if getattr(shape, "is_encoder_decoder", False) and which is AutoModel:
-        model = model.get_encoder()
-    return Foreign(model.eval().requires_grad_(False), config)
+    return model.eval().requires_grad_(False)
+
+
+def _unloaded(folder: str, kind: str, error: Exception) -> UserError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"cannot load {folder!r}, a {kind!r} model, by transformers: {first}")
 
 
 def _code(config: Mapping[str, Any]) -> str:

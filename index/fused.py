@@ -2,7 +2,9 @@
 
 The same computation as bert.py, from its parameters: queries, keys and values in one product; GELU and the
 residual inside the product that they follow (oneDNN's post-operations, where torch has them); in float32 or
-bfloat16, sums of attention and LayerNorm in float32. Needs torch, no compiler.
+bfloat16, sums of attention and LayerNorm in float32. Where first tokens alone are asked for, the last layer
+makes no keys and no values: their matrices are applied to the queries and to what attention has summed up.
+Needs torch, no compiler.
 """
 
 from __future__ import annotations
@@ -58,6 +60,14 @@ _EAGER: dict[str, Any] = {
 }
 
 
+class _First(NamedTuple):
+    """The last layer's attention of first tokens: matrices float32[heads, width of a head, H] and biases."""
+
+    query: tuple[Tensor, Tensor]
+    key: Tensor  # its bias adds the same to all of a query's scores: softmax does not see it
+    value: tuple[Tensor, Tensor]
+
+
 class _Layer(NamedTuple):
     qkv: _Linear
     out: _Linear
@@ -80,16 +90,29 @@ class FusedBert:
         packed = can_pack(dtype)
         with torch.inference_mode():
             self._layers = [_lay_out(layer, config.hidden_act, dtype, packed) for layer in bert.encoder.layer]
+            self._first = _first_tokens(bert.encoder.last().attention.self)
 
     def __call__(self, packed: Packed) -> Tensor:
+        return self._before(packed, len(self._layers))[0].float()
+
+    def first(self, packed: Packed) -> Tensor:
+        """The rows of the first tokens, float32[B, H]; the last layer is computed for them alone."""
+        x, spread = self._before(packed, len(self._layers) - 1)
+        starts = x.index_select(0, packed.offsets[:-1])
+        mixed = _attend_first(self._first, x, starts, spread).to(self._type)
+        return self._rest(self._layers[-1], mixed, starts).float()
+
+    def _before(self, packed: Packed, layers: int) -> tuple[Tensor, Spread]:
         spread = self._bert.spread(packed)
         x: Tensor = self._bert.embeddings(packed).to(self._type)
+        for layer in self._layers[:layers]:
+            x = self._rest(layer, _attend(layer.qkv(x), spread, self._heads), x)
+        return x, spread
+
+    def _rest(self, layer: _Layer, mixed: Tensor, x: Tensor) -> Tensor:
         size = x.shape[1:]
-        for layer in self._layers:
-            mixed = _attend(layer.qkv(x), spread, self._heads)
-            x = functional.layer_norm(layer.out.plus(mixed, x), size, *layer.first_norm, self._eps)
-            x = functional.layer_norm(layer.down.plus(layer.up(x), x), size, *layer.second_norm, self._eps)
-        return x.float()
+        x = functional.layer_norm(layer.out.plus(mixed, x), size, *layer.first_norm, self._eps)
+        return functional.layer_norm(layer.down.plus(layer.up(x), x), size, *layer.second_norm, self._eps)
 
 
 def _lay_out(layer: Any, activation: str, dtype: torch.dtype, packed: bool) -> _Layer:
@@ -124,6 +147,36 @@ def _attend(qkv: Tensor, spread: Spread, heads: int) -> Tensor:
         mixed = functional.scaled_dot_product_attention(q, k, v, mask)
         parts.append(mixed.transpose(1, 2).reshape(-1, width))
     return spread.back(parts)
+
+
+def _first_tokens(attention: Any) -> _First:
+    def matrix(linear: nn.Linear) -> Tensor:
+        return linear.weight.detach().float().unflatten(0, (attention.heads, -1))
+
+    query, value = attention.query, attention.value
+    return _First(
+        (matrix(query), query.bias.detach().float()), matrix(attention.key),
+        (matrix(value), value.bias.detach().float()),
+    )  # fmt: skip
+
+
+def _attend_first(of: _First, x: Tensor, starts: Tensor, spread: Spread) -> Tensor:
+    """What first tokens take in, float32[B, H]: of rows x[T, H], first tokens' rows starts[B, H]."""
+    weight, bias = of.query
+    heads, size, _ = weight.shape
+    query = functional.linear(starts.float(), weight.flatten(0, 1), bias).unflatten(1, (heads, size))
+    # [B, heads, H]: a query times its head's key matrix meets rows as they are.
+    asked = torch.einsum("bhd,hdk->bhk", query, of.key) / size**0.5
+    taken = torch.empty_like(asked)
+    for block in spread.blocks:
+        rows = block.take(x).view(block.sequences, block.longest, -1).float()
+        scores = torch.bmm(asked.index_select(0, block.members), rows.transpose(1, 2))
+        if block.mask is not None:
+            own = block.mask[:, :, 0]
+            scores = scores + own if own.is_floating_point() else scores.masked_fill(~own, -torch.inf)
+        taken.index_copy_(0, block.members, torch.bmm(scores.softmax(-1), rows))
+    weight, bias = of.value
+    return torch.einsum("bhk,hdk->bhd", taken, weight).flatten(1) + bias
 
 
 @cache

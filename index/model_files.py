@@ -167,7 +167,10 @@ def shipped(kind: str) -> str:
     """Directory of the small model that comes with the package. Raises UserError where there is none."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights", kind)
     if not os.path.isfile(os.path.join(path, WEIGHTS)):
-        raise UserError(f"no small model of kind {kind!r} comes with this package; name a model: {kind}:DIR")
+        raise UserError(
+            f"no small model of kind {kind!r} comes with this package; name one: {kind}:DIR of a "
+            f"representation, {kind}(DIR) in a pipeline"
+        )
     return path
 
 

@@ -85,6 +85,7 @@ class Block(NamedTuple):
 
     sequences: int
     longest: int
+    members: Tensor  # int64, which sequences
     rows: slice | Tensor  # rows of the packed batch, sequence by sequence
     mask: Tensor | None  # bool[sequences, 1, 1, longest]: what is a token; or float, added to the attention
 
@@ -125,7 +126,8 @@ class Spread:
             else:
                 rows, plain = torch.from_numpy(grid.ravel()).to(device), False
             mask = None if even else torch.from_numpy(real[:, None, None]).to(device)
-            self.blocks.append(Block(len(members), longest, rows, mask))
+            which = torch.from_numpy(members).to(device)
+            self.blocks.append(Block(len(members), longest, which, rows, mask))
             at += grid.size
         self._places = None if plain else torch.from_numpy(places).to(device)
 

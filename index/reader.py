@@ -223,11 +223,12 @@ class IndexReader:
     def passages(
         self, query: str, ids: Iterable[str], *, pipeline: str | Stage | None = None
     ) -> list[Passage | None]:
-        """Where each document answers best: the best block by the pipeline's first representation of blocks.
+        """Where each document answers best: the best block by the pipeline's first stage that scores blocks.
 
-        None for each where the pipeline has no such representation. Raises UserError for an unknown id.
+        That is a representation of blocks, or a re-ranker that cuts documents. None for each where the
+        pipeline has none. Raises UserError for an unknown id.
         """
-        from retrieval.index.explain import leaves
+        from retrieval.index.explain import stages
 
         view = self._need_view()
         wanted = list(ids)
@@ -235,9 +236,9 @@ class IndexReader:
         for doc_id, ordinal in zip(wanted, found.tolist(), strict=True):
             if ordinal < 0:
                 raise no_document(doc_id)
-        for leaf in leaves(self.pipeline(pipeline)):
-            if hasattr(leaf, "passages"):
-                passages: list[Passage | None] = leaf.passages(query, found.tolist())
+        for part in stages(self.pipeline(pipeline)):
+            if hasattr(part, "passages"):
+                passages: list[Passage | None] = part.passages(query, wanted)
                 return passages
         return [None] * len(wanted)
 

@@ -104,6 +104,17 @@ class Tokens:
         characters.)
         """
         room = max(limit - self.around, 0)
+        kept, counts = self._bare(texts, room)
+        head, tail = np.array(self.prefix, np.int32), np.array(self.suffix, np.int32)
+        ids = [np.concatenate([head, part, tail]) for part in kept]
+        return Tokenised(ids, counts + self.around, np.maximum(counts - room, 0))
+
+    def bare(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """All tokens of each text without the special ones."""
+        return self._bare(texts, None)[0]
+
+    def _bare(self, texts: Sequence[str], room: int | None) -> tuple[list[NDArray[np.int32]], NDArray[Any]]:
+        """(the first `room` tokens of each text, how many it has)."""
         pieces: list[str] = []
         owner: list[int] = []
         for number, text in enumerate(texts):
@@ -114,13 +125,37 @@ class Tokens:
         counts = np.zeros(len(texts), np.int64)
         for start, end in _calls(pieces):
             for number, found in zip(owner[start:end], self._read(pieces[start:end]), strict=True):
-                wanted = room - int(counts[number])
+                wanted = len(found) if room is None else room - int(counts[number])
                 if wanted > 0:
                     kept[number].append(np.array(found[:wanted], np.int32))
                 counts[number] += len(found)
-        head, tail = np.array(self.prefix, np.int32), np.array(self.suffix, np.int32)
-        ids = [np.concatenate([head, *parts, tail]) for parts in kept]
-        return Tokenised(ids, counts + self.around, np.maximum(counts - room, 0))
+        none = [np.empty(0, np.int32)]
+        return [np.concatenate(parts or none) for parts in kept], counts
+
+    def pair_frame(self) -> tuple[Any, Any, Any, tuple[int, ...]]:
+        """Special tokens before, between and after two texts, and the segments of the five parts (0 or 1).
+
+        Raises UserError where the tokenizer changes the texts' tokens.
+        """
+        if self._fast is not None:
+            bare = list(self._fast.encode("a", add_special_tokens=False).ids)
+            made = self._fast.encode("a", "a", add_special_tokens=True)
+            framed, kinds = list(made.ids), list(made.type_ids)
+        else:
+            bare = list(self._slow("a", add_special_tokens=False)["input_ids"])
+            found = self._slow("a", "a", add_special_tokens=True, return_token_type_ids=True)
+            framed, kinds = list(found["input_ids"]), list(found["token_type_ids"])
+        size = len(bare)
+        at = [i for i in range(len(framed) - size + 1) if framed[i : i + size] == bare]
+        second = next((i for i in at if at[0] + size <= i), None) if at else None
+        if second is None:
+            raise UserError(f"the tokenizer of {self.folder!r} changes texts' tokens when it joins a pair")
+        first = at[0]
+        parts = [framed[:first], framed[first + size : second], framed[second + size :]]
+        before, between, after = (np.array(part, np.int32) for part in parts)
+        starts = [0, first, first + size, second, second + size]
+        ends = [min(start, len(kinds) - 1) for start in starts]
+        return before, between, after, tuple(kinds[i] for i in ends)
 
     def count(self, text: str) -> int:
         """Tokens of a text without the special ones."""

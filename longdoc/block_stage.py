@@ -130,8 +130,11 @@ class BlockStage(IndexStage):
         ends = np.append(0, np.cumsum(sizes))
         return (np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1])).astype(np.int32), ends
 
-    def passages(self, query: str, ordinals: Sequence[int]) -> list[Passage]:
-        """The best block of each document for a query, the first one among equals."""
+    def passages(self, query: str, ids: Sequence[str]) -> list[Passage]:
+        """The best block of each document for a query, the first one among equals. ids: of the index."""
+        return self._passages(query, self.view.find_many(list(ids)).tolist())
+
+    def _passages(self, query: str, ordinals: Sequence[int]) -> list[Passage]:
         blocks, ends = self._blocks_of(np.asarray(ordinals, np.int32))
         scores, _ = self.inner.scores([Query("1", query)], np.array([0, len(blocks)]), blocks)
         found = []
@@ -143,7 +146,7 @@ class BlockStage(IndexStage):
 
     def explain(self, query: str, ordinal: int) -> dict[str, Any]:
         """What the best block's score is made of, with "block": {number, start, end, score}."""
-        best = self.passages(query, [ordinal])[0]
+        best = self._passages(query, [ordinal])[0]
         docs = np.array([ordinal], np.int32)
         score, _ = self.scores([Query("1", query)], np.array([0, 1]), docs)
         block = int(self.blocks.offsets[ordinal]) + best.number

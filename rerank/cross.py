@@ -1,104 +1,132 @@
-"""Re-ranking with a cross-encoder: `bm25 % 100 >> cross(./model)`.
+"""Re-ranking with a cross-encoder: `bm25 % 100 >> cross(./model)`, or `cross` for the one that is shipped.
 
-Every candidate is read together with the query; the score is the model's. Candidates of all queries are
-packed without padding, sorted by length. What does not fit the model is cut off and counted in the trace
-(tokens dropped): the end of the document, and of a query that takes more than half of the room. The model
-(cross_model.py) is a directory: a BERT for sequence classification, or a B-PROP model.
+Every candidate is read together with the query; the score is the model's, before any sigmoid. Candidates of
+all queries are batched together, sorted by length. What does not fit the model is cut off and counted in the
+trace (tokens dropped): the end of the document, and of a query that takes more than half of the room. With
+blocks=sentences (cross_blocks.py) documents are read to their end instead. A model is a directory or a hub id
+fetched before: any network for sequence classification with one label or two, or a B-PROP model.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import UserError
-from retrieval.index.learned import need_torch, positions
-from retrieval.index.model_files import ModelFiles
+from retrieval.index.hub import resolve
+from retrieval.index.layout import read_json
+from retrieval.index.learned import need_torch
+from retrieval.index.model_files import CONFIG, shipped
 from retrieval.registry import register
+from retrieval.rerank.pairs import join
 from retrieval.rerank.text_stage import TextStage, by_document
 from retrieval.stage import Param
-from retrieval.types import Query, Run
+from retrieval.types import Document, Query, Run
 
 if TYPE_CHECKING:
-    from retrieval.rerank.cross_model import CrossEncoder
+    from retrieval.rerank.pairs import Ids, PairReader
 
-_KINDS = ("cross", "bprop")
+_PRECISIONS = ("float32", "bfloat16", "auto")
 
 
 @register("cross")
-class Cross(TextStage):
-    """The stage.
+def create(model: str = "", length: int = 0, precision: str = "float32", **settings: Param) -> Cross:
+    """The stage; with `blocks` among the settings the one of cross_blocks.py, and its settings.
 
-    model      a model directory
+    Raises UserError, UnknownName, MissingExtra.
+    """
+    if "blocks" in settings:
+        from retrieval.rerank.cross_blocks import CrossBlocks
+
+        return CrossBlocks(model, length, precision, **settings)
+    if settings:
+        raise UserError(
+            f"cross cannot take {next(iter(settings))}=; it has model, length, precision, and with "
+            "blocks=sentences (or windows, structure) what docs/cross.md lists"
+        )
+    return Cross(model, length, precision)
+
+
+class Cross(TextStage):
+    """Candidates cut to what the model reads.
+
+    model      a model directory or fetched hub id; "": the small one that comes with the package
     length     tokens of query and document together, special ones included; 0: as many as the model reads
-    precision  float32, or bfloat16 for twice the speed where the processor has it
+    precision  float32 (default: the same ranking on every machine); bfloat16; auto: bfloat16 where this
+               machine is faster with it
     """
 
     name = "cross"
 
-    def __init__(self, model: str, length: int = 0, precision: str = "float32") -> None:
+    def __init__(self, model: str = "", length: int = 0, precision: str = "float32") -> None:
         need_torch("re-ranking with a cross-encoder")
-        self.params: dict[str, Param] = {"model": model}
-        if length:
-            self.params["length"] = length
-        if precision != "float32":
-            self.params["precision"] = precision
-        if precision not in ("float32", "bfloat16"):
-            raise UserError(f"cross cannot take precision={precision!r}; give float32 or bfloat16")
-        self._precision = precision
-        self._files = files = ModelFiles.open(model)
-        kind = files.settings.get("kind", "cross")
-        if kind not in _KINDS:
-            raise UserError(f"{model!r} holds a model of kind {kind!r}; cross takes {' or '.join(_KINDS)}")
-        room = positions(files)
-        most = length or files.settings.get("length", room)
+        given: dict[str, Param] = {"model": model, "length": length, "precision": precision}
+        usual: dict[str, Param] = {"model": "", "length": 0, "precision": "float32"}
+        self.params: dict[str, Param] = {key: one for key, one in given.items() if one != usual[key]}
+        if precision not in _PRECISIONS:
+            raise UserError(f"cross cannot take precision={precision!r}; give float32, bfloat16 or auto")
+        self._reader = reader = open_reader(resolve(model) if model else shipped("cross"), precision)
+        most = length or reader.length
+        room = reader.longest or 1 << 20
         if isinstance(most, bool) or not isinstance(most, int) or not 8 <= most <= room:
-            raise UserError(f"cross cannot take length={most!r}; {model!r} reads 8 to {room} tokens")
+            raise UserError(f"cross cannot take length={most!r}; {reader.path!r} reads 8 to {room} tokens")
         self._length: int = most
-        self._model: CrossEncoder | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The model's name and the sha256 of its files."""
+        return self._reader.identity
 
     def _run(self, queries: list[Query], run: Run | None) -> Run:
         run, lookup = self._given(run)
-        if self._model is None:
-            from retrieval.index.tilde_model import best_device
-            from retrieval.rerank.cross_model import load_cross
-
-            self._model = load_cross(self._files)[0].eval().to(best_device())
         scores = np.empty(len(run.docs), np.float32)
         query = np.repeat(np.arange(len(run)), np.diff(run.offsets))
-        asked = self._files.vocabulary.encode([one.text for one in queries])
+        asked = self._reader.encode([one.text for one in queries])
         dropped = 0
         for documents, pairs, local in by_document(run, lookup):
-            texts = [one.full_text() for one in documents]
-            scores[pairs], lost = self._score(self._model, asked, query[pairs], texts, local)
+            scores[pairs], lost = self._score(asked, query[pairs], documents, local)
             dropped += lost
         return Run(queries, run.offsets, run.docs, scores, run.doc_ids, dropped=dropped)
 
     def _score(
-        self,
-        model: CrossEncoder,
-        asked: list[NDArray[np.int32]],
-        query: NDArray[np.int64],
-        texts: list[str],
-        document: NDArray[np.int64],
+        self, asked: list[Ids], query: NDArray[np.int64], documents: list[Document], which: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], int]:
-        """(scores float32[n], tokens dropped) of the pairs asked[query[i]], texts[document[i]]."""
-        from retrieval.index.tilde_model import encoder_precision
-        from retrieval.rerank.cross_model import join, score_pairs
+        """(scores float32[n], tokens dropped) of the pairs asked[query[i]], documents[which[i]]."""
+        return self._pairs(asked, query, [one.full_text() for one in documents], which)
 
-        vocabulary = self._files.vocabulary
-        read = vocabulary.encode(texts)
+    def _pairs(
+        self, asked: list[Ids], query: NDArray[np.int64], texts: list[str], which: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], int]:
+        """As _score, of texts."""
+        read, frame = self._reader.encode(texts), self._reader.frame
         pairs = [
-            join(asked[q], read[d], self._length, vocabulary.cls, vocabulary.sep)
-            for q, d in zip(query.tolist(), document.tolist(), strict=True)
+            join(asked[q], read[d], self._length, frame)
+            for q, d in zip(query.tolist(), which.tolist(), strict=True)
         ]
-        with encoder_precision(model, self._precision):
-            found = score_pairs(model, pairs)
+        found = self._reader.score(pairs)
         if not np.isfinite(found).all():
             raise UserError(
-                f"{self._files.path!r} gives scores that are not finite; its files are damaged, or its "
+                f"{self._reader.path!r} gives scores that are not finite; its files are damaged, or its "
                 "training failed"
             )
         return found, sum(pair.dropped for pair in pairs)
+
+
+def open_reader(path: str, precision: str = "float32") -> PairReader:
+    """The model of a directory, read as its config.json says. Raises UserError, MissingExtra."""
+    from retrieval.index import families
+
+    config = read_json(path, CONFIG) if os.path.isfile(os.path.join(path, CONFIG)) else {}
+    if not families.is_packed(config):
+        from retrieval.rerank.cross_other import OtherReader
+
+        return OtherReader(path, config, precision)
+    from retrieval.rerank.cross_packed import BertReader, FamilyReader
+
+    if config.get("model_type", "bert") == "bert":
+        return BertReader(path, precision)
+    return FamilyReader(path, config, precision)

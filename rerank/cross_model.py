@@ -8,8 +8,7 @@ a like question without labels. What differs from the paper: batches are packed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from retrieval.errors import UnknownName, UserError
 from retrieval.index.bert import Bert, BertConfig, Packed, pack, plan_batches
 from retrieval.index.model_files import ModelFiles, fill
 from retrieval.index.tilde_model import batch_tokens
+from retrieval.rerank.pairs import Joined
 
 _ROP = "rop."
 
@@ -38,8 +38,12 @@ class CrossEncoder(nn.Module):
     def forward(self, packed: Packed) -> Tensor:
         assert self.bert.pooler is not None  # for the type checker
         first, _ = self.bert.first(packed)
-        logits: Tensor = self.classifier(self.dropout(self.bert.pooler(first)))
-        return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+        return score_of(self.classifier(self.dropout(self.bert.pooler(first))))
+
+
+def score_of(logits: Tensor) -> Tensor:
+    """float[B] of logits [B, labels]: the one label's, or of two the second's minus the first's."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
 
 
 def load_cross(
@@ -54,40 +58,26 @@ def load_cross(
     if "classifier.weight" not in tensors and f"{_ROP}weight" in tensors:
         tensors |= {f"classifier.{part}": tensors[f"{_ROP}{part}"] for part in ("weight", "bias")}
     head = tensors.get("classifier.weight")
-    labels = _labels(files.path, tensors) if head is not None else 1
+    labels = count_labels(files.path, tuple(head.shape)) if head is not None else 1
     model = CrossEncoder(config or BertConfig.from_dict(files.config), labels)
     return model, fill(model, tensors, files.path, fresh=fresh)
 
 
-def _labels(path: str, tensors: Mapping[str, Tensor]) -> int:
-    shape = tensors["classifier.weight"].shape
+def count_labels(path: str, shape: tuple[int, ...]) -> int:
+    """1 or 2, the rows of a classifier of this shape. Raises UserError for more."""
     if len(shape) != 2 or shape[0] not in (1, 2):
         raise UserError(
-            f"{path!r} has a classifier of shape {tuple(shape)}; a re-ranker has one label, or two "
+            f"{path!r} has a classifier of shape {shape}; a re-ranker has one label, or two "
             "(not relevant, relevant)"
         )
-    return int(shape[0])
-
-
-class Joined(NamedTuple):
-    """[CLS] query [SEP] document [SEP], its segments, and how many tokens did not fit."""
-
-    ids: NDArray[np.int32]
-    segments: NDArray[np.int64]
-    dropped: int
-
-
-def join(query: NDArray[np.int32], document: NDArray[np.int32], limit: int, cls: int, sep: int) -> Joined:
-    """A pair of at most `limit` tokens: a query is cut to half of them, the document to what then is left."""
-    kept = query[: max(1, limit // 2 - 2)]
-    cut = document[: max(0, limit - 3 - len(kept))]
-    ids = np.concatenate([[cls], kept, [sep], cut, [sep]]).astype(np.int32)
-    segments = np.repeat(np.array([0, 1]), [len(kept) + 2, len(cut) + 1])
-    return Joined(ids, segments, len(query) - len(kept) + len(document) - len(cut))
+    return shape[0]
 
 
 def score_pairs(model: CrossEncoder, pairs: Sequence[Joined]) -> NDArray[np.float32]:
-    """The score of each pair, float32[n], in batches sorted by length; without gradients."""
+    """The score of each pair, float32[n], in batches sorted by length; without gradients.
+
+    By the module itself, for training; cross_packed.py does so faster.
+    """
     device = next(model.parameters()).device
     found = np.empty(len(pairs), np.float32)
     with torch.inference_mode():

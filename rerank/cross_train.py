@@ -25,7 +25,8 @@ from retrieval.index.tilde_model import device_of
 from retrieval.index.tilde_train import shuffled, start_files, tokenise, training_config
 from retrieval.index.trainer import Figures, TaskOptions, read_settings
 from retrieval.registry import register
-from retrieval.rerank.cross_model import LOSSES, group_loss, join, load_cross, score_pairs
+from retrieval.rerank.cross_model import LOSSES, group_loss, load_cross, score_pairs
+from retrieval.rerank.pairs import Frame, Joined, join
 
 DEFAULTS: dict[str, Any] = {
     "negatives": 11,  # of each query in a step, drawn anew each time from those that were found
@@ -68,6 +69,7 @@ class CrossTask:
         self.vocabulary = files.vocabulary
         self.prepared = prepared = prepare(options, settings, negatives=True)
         words, limit = self.vocabulary, settings["length"]
+        self._frame = Frame.of_bert(words.cls, words.sep)
         if settings["loss"] == "kl":
             prepared.vectors()  # raises where there is no teacher
         self._queries = tokenise(options, prepared, words, "queries", settings["query_tokens"])
@@ -89,10 +91,9 @@ class CrossTask:
         for at, examples in enumerate(shuffled(self._training, self._batch, epoch, seed)):
             yield examples, (epoch << 32) + at
 
-    def _pairs(self, example: int, passages: NDArray[np.int64]) -> list[Any]:
-        words, limit = self.vocabulary, self.settings["length"]
-        query = self._queries[example]
-        return [join(query, self._passages[p], limit, words.cls, words.sep) for p in passages.tolist()]
+    def _pairs(self, example: int, passages: NDArray[np.int64]) -> list[Joined]:
+        query, limit = self._queries[example], self.settings["length"]
+        return [join(query, self._passages[p], limit, self._frame) for p in passages.tolist()]
 
     def _drawn(self, example: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """The passages of one group."""

@@ -29,11 +29,17 @@ class TextStage(Stage):
 
     def _given(self, run: Run | None) -> tuple[Run, Lookup]:
         """The run and the way to its documents. Raises CompositionError where there is none."""
-        if run is None or self.documents is None:
+        lookup = self._texts()
+        assert run is not None  # for the type checker: needs_run
+        return run, lookup
+
+    def _texts(self) -> Lookup:
+        """The way to documents. Raises CompositionError where there is none."""
+        if self.documents is None:
             raise CompositionError(
                 f"{self!r} reads documents' texts; use it in a pipeline of an index, index.pipeline(text)"
             )
-        return run, self.documents
+        return self.documents
 
 
 def by_document(

@@ -24,7 +24,8 @@ torch = pytest.importorskip("torch")
 from retrieval.index.bert import BertConfig  # noqa: E402
 from retrieval.index.model_files import ModelFiles, save_model  # noqa: E402
 from retrieval.rerank.cross import Cross  # noqa: E402
-from retrieval.rerank.cross_model import CrossEncoder, join, load_cross  # noqa: E402
+from retrieval.rerank.cross_model import CrossEncoder, load_cross  # noqa: E402
+from retrieval.rerank.pairs import Frame, join  # noqa: E402
 
 Maker = Callable[..., Path]
 TEXTS = {
@@ -108,7 +109,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path, tiny_model: Maker, lab
 
 @given(st.integers(0, 40), st.integers(0, 60), st.integers(8, 50))
 def test_what_does_not_fit_is_counted(asked: int, read: int, limit: int) -> None:
-    found = join(np.full(asked, 7, np.int32), np.full(read, 8, np.int32), limit, 2, 3)
+    found = join(np.full(asked, 7, np.int32), np.full(read, 8, np.int32), limit, Frame.of_bert(2, 3))
     ids = found.ids.tolist()
     assert len(ids) == len(found.segments) <= limit
     kept = ids.count(7), ids.count(8)
@@ -210,7 +211,8 @@ def test_bad_models_and_parameters_are_refused(tiny_model: Maker, tmp_path: Path
 def test_scores_that_are_no_numbers_are_refused(tiny_model: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Cross(str(tiny_model("cross"))).with_documents(lookup)
     monkeypatch.setattr(
-        "retrieval.rerank.cross_model.score_pairs", lambda _, pairs: np.full(len(pairs), np.nan, np.float32)
+        "retrieval.rerank.cross_packed.Network.score",
+        lambda _, pairs, precision: np.full(len(pairs), np.nan, np.float32),
     )
     with pytest.raises(UserError, match="not finite"):
         stage(QUERIES, everything())
