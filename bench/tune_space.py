@@ -140,8 +140,9 @@ class Space:
                 made = Interpolate(stage, mix, *self._ranges[stage])
                 ranked, read = self._tables.interpolated(few, given, made, stage, self._k)
                 ms = self._costs.first[names] + self._costs.of(stage, float(read.mean()))
-                key = names, depth, stage, "interpolate", mix
-                self._add(key, ms, f"{text} >> {made!r}", self._values(ranked))
+                self._add(
+                    (names, depth, stage, "interpolate", mix), ms, f"{text} >> {made!r}", self._values(ranked)
+                )
             self._two(names, weights, depth, few, text)
 
     def _two(self, names: tuple[str, ...], weights: Weights, depth: int, few: Columns, text: str) -> None:

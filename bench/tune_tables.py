@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from retrieval.index.index import Index
 
 DEPTH = 1000  # documents that a first stage returns
-_QUERIES = 32  # that are scored together
+_QUERIES = 16  # that are scored together
 Columns = NDArray[np.int32]
 Scores = NDArray[np.float32]
 Progress = Callable[[int], None]

@@ -202,13 +202,10 @@ class Budgeted(Stage):
 
 def behind(found: Run, run: Run, depth: int) -> Run:
     """What a stage made of a query's first `depth` documents, the rest of `run` behind it, in its order."""
-    docs, rest = found.docs, run.docs[depth:]
-    if not len(rest):
+    if len(run.docs) <= depth:
         return found
-    table = found.doc_ids
-    if table is not run.doc_ids:
-        table, (docs, all_docs) = one_table([found, run])
-        rest = all_docs[depth:]
+    table, (docs, whole) = one_table([found, run])
+    rest = whole[depth:]
     rest = rest[~np.isin(rest, docs)]  # a stage that searches anew may have found them itself
     low = float(found.scores[-1]) if len(found.scores) else 0.0
     below = low - max(1.0, abs(low)) * 1e-3 * np.arange(1, len(rest) + 1)

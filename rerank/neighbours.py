@@ -65,10 +65,8 @@ class Neighbours(Feedback):
             all_docs += [docs[mine], added]
             all_scores += [scores, below.astype(np.float32)]
             ends.append(ends[-1] + len(docs[mine]) + len(added))
-        columns = (np.concatenate([np.empty(0, kind), *each]) for kind, each in (
-            (np.int32, all_docs), (np.float32, all_scores)
-        ))  # fmt: skip
-        return Run(queries, ends, *columns, stage.view.ids).cut(self.depth)
+        columns = np.concatenate([np.empty(0, np.int32), *all_docs]), np.concatenate([[], *all_scores])
+        return Run(queries, ends, *columns, doc_ids=stage.view.ids).cut(self.depth)
 
     def _near(self, stage: Any, docs: NDArray[np.int32]) -> dict[int, tuple[NDArray[Any], NDArray[Any]]]:
         """Ordinal -> (ordinals, scores) of the documents nearest to it, itself left out."""
