@@ -147,6 +147,28 @@ def order_scores(records: Sequence[Shuffled], replies: Sequence[str]) -> list[fl
     return [float(parse_order(reply) == record.order) for record, reply in zip(records, replies)]
 
 
+def order_bias(
+    records: Sequence[Shuffled], orders: Sequence[Sequence[int] | None]
+) -> dict[str, list[list[float]]]:
+    """{"named", "right"}: at each place of an order, how large a share of records has part 1, 2, 3, 4 there.
+
+    A model that looks at the texts names parts at a place about as often as they are right there; orders
+    that name nothing are left out of `named`.
+    """
+
+    def shares(found: Sequence[Sequence[int]]) -> list[list[float]]:
+        return [
+            [
+                sum(order[place] == part for order in found) / max(1, len(found))
+                for part in range(1, SEGMENTS + 1)
+            ]
+            for place in range(SEGMENTS)
+        ]
+
+    whole = [order for order in orders if order is not None and sorted(order) == [*range(1, SEGMENTS + 1)]]
+    return {"named": shares(whole), "right": shares([record.order for record in records])}
+
+
 def _same(records: Sequence[Any], replies: Sequence[str]) -> None:
     if len(records) != len(replies):
         raise UserError(
@@ -238,11 +260,16 @@ def read_replies(path: str) -> list[str]:
 
 
 def score(path: str, replies: Sequence[str], *, less: bool = False, compat: bool = False) -> dict[str, Any]:
-    """{"records", "accuracy", "low", "high", "chance", "unread", "warnings"} of replies to a file."""
+    """{"records", "accuracy", "low", "high", "chance", "unread", "warnings"} of replies to a file.
+
+    Of TSort also order_bias().
+    """
     setting = setting_of(path)
     most = counted(setting, less=True) if less and setting in SETTINGS else None
+    more: dict[str, Any] = {}
     if Path(path).name.startswith("textsort"):
         records, warnings = read_shuffled(path, most)
+        more = order_bias(records, [parse_order(reply) for reply in replies])
         values, guess = order_scores(records, replies), 1 / math.factorial(SEGMENTS)
         unread = sum(parse_order(reply) is None for reply in replies)
     else:
@@ -255,7 +282,7 @@ def score(path: str, replies: Sequence[str], *, less: bool = False, compat: bool
     mean, low, high = bootstrap(values)
     return {
         "records": len(values), "accuracy": mean, "low": low, "high": high, "chance": guess, "unread": unread,
-        "warnings": warnings,
+        **more, "warnings": warnings,
     }  # fmt: skip
 
 
