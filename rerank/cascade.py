@@ -123,6 +123,7 @@ class Budgeted(Stage):
     def _step(self, part: Stage, cost: Cost, queries: list[Query], run: Run, depth: int) -> Run:
         """What a later stage makes of the first `depth` documents, the others behind them."""
         if not depth:
+            cost.relax()
             return cut_as([part], run)
         before = perf_counter()
         found = part(queries, run.cut(depth))
@@ -153,12 +154,12 @@ class Budgeted(Stage):
             start = perf_counter()
             self._first(queries, run)
             least = min(least, perf_counter() - start)
-        self._costs[0].add(0, least)
         if least > self.budget.amount:
             raise CompositionError(
                 f"a budget of {self.budget} a query cannot be met: the first stage alone, {self._first!r}, "
                 f"takes {1e3 * least:.3g} ms; give more, or a cheaper first stage"
             )
+        self._costs[0].add(0, least)
         for part, cost in zip(self._later, self._costs[1:], strict=True):
             if part.gates:
                 continue

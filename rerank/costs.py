@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 _KEPT = 0.95  # of the weight of what was seen before, at each new observation
 _WILD = 4.0  # times what was expected: more is something else that the machine did
+_RELAXED = 0.98  # of the expected time stays, each time that a stage is left out
 _SURE = 8  # observations after which anything is expected
 
 
@@ -28,6 +29,11 @@ class Cost:
         fresh = (1.0, x, y, x * x, x * y)
         self._sums = tuple(_KEPT * old + new for old, new in zip(self._sums, fresh, strict=True))  # type: ignore[assignment]
         self.seen += 1
+
+    def relax(self) -> None:
+        """Expects a little less: a stage that is left out must be tried again, lest a bad day last."""
+        n, x, y, xx, xy = self._sums
+        self._sums = (n, x, _RELAXED * y, xx, _RELAXED * xy)
 
     @property
     def line(self) -> tuple[float, float]:
