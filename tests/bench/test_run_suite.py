@@ -14,6 +14,7 @@ import pytest
 from retrieval import Index
 from retrieval.bench.evaluate import evaluate
 from retrieval.bench.machine import Energy, gpu
+from retrieval.bench.rankings import ask
 from retrieval.bench.row import Row
 from retrieval.bench.run_suite import RunSettings, run_suite
 from retrieval.bench.statistics import bootstrap, holm, paired_t
@@ -202,6 +203,19 @@ def test_a_task_can_have_candidates_further_judgements_and_classes(measure: Meas
     assert rows[0]["secondary"]["even"]["R@100"]["values"][0] == 1.0
 
 
+def test_a_ranking_is_as_deep_without_the_query_itself(data: Path, tmp_path: Path) -> None:
+    [task] = tasks_of("beir", SuiteSettings(str(data), tasks=("one",)))
+    with Index.create(tmp_path / "index") as index:
+        index.add(open_corpus(data / "one"))
+        index.commit()
+        everything = index.bm25()(task.queries)
+        depth = next(hit.rank for hit in everything["d3"] if hit.doc_id == "d3")
+        run = ask(SYSTEMS[0].stage(index), replace(task, depth=depth), timed=True).run
+    for query_id, hits in run.items():
+        others = [hit.doc_id for hit in everything[query_id] if hit.doc_id != query_id]
+        assert [hit.doc_id for hit in hits] == others[:depth]
+
+
 def test_judgements_of_another_collection(measure: Measure, data: Path, warnings: list[str]) -> None:
     qrels = data / "one" / "qrels" / "test.tsv"
     qrels.write_text("q0 0 elsewhere 1\nq0 0 d1 1\n")
@@ -218,7 +232,8 @@ def test_judgements_of_another_collection(measure: Measure, data: Path, warnings
 
 
 def test_what_finds_nothing_counts_0_where_the_corpus_is_right(measure: Measure, data: Path) -> None:
-    write_jsonl(data / "one" / "queries.jsonl", {"q0": "nowhere"})
+    write_jsonl(data / "one" / "corpus.jsonl", {"d0": "bam", "d1": "other"})
+    write_jsonl(data / "one" / "queries.jsonl", {"q0": "bam"})
     (data / "one" / "qrels" / "test.tsv").write_text("q0 0 d1 1\n")
     assert measure(tasks=("one",), systems=SYSTEMS[:1])[0]["measures"]["AP"]["mean"] == 0.0
 
@@ -278,6 +293,21 @@ def test_the_table_marks_what_differs_beyond_chance(measure: Measure) -> None:
             assert ("*" in cell, "†" in cell) == (beyond and above, beyond and not above)
         mean = np.mean([values[task, name]["mean"] for task in ("one", "two")])
         assert cells[3].startswith(f"{mean:.4f}")
+
+
+def test_one_of_many_differences_is_no_finding(measure: Measure) -> None:
+    rows = measure(systems=[*SYSTEMS, parse_system('name = "b"\npipeline = "bm25(b=1)"')])
+    rng = np.random.default_rng(1)
+    base = rng.random(13)
+    gap = np.linspace(-0.22, 0.55, 13) * 0.1  # p = .04 by itself, .16 among four
+    assert 0.0125 < paired_t(base + gap, base).p < 0.05
+    for row in rows:
+        shifted = base if row["system"]["name"] == "BM25" else base + gap
+        row["measures"]["nDCG@10"] = {"mean": shifted.mean(), "low": 0, "high": 1, "values": shifted.tolist()}
+    lines = suite_table(rows).splitlines()[2:5]
+    assert not any("*" in line for line in lines)
+    alone = [row for row in rows if row["task"] == "one" and row["system"]["name"] != "sum"]
+    assert "*" in suite_table(alone).splitlines()[3]
 
 
 def test_energy_is_read_where_the_machine_reports_it(tmp_path: Path) -> None:
