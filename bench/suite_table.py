@@ -81,20 +81,23 @@ def _costs(rows: Sequence[Row]) -> str:
     """A line a row: the other measures, in columns if all rows have the same; milliseconds, bytes, tokens."""
     named = [list(row["measures"])[1:] for row in rows]
     same = all(names == named[0] for names in named)
-    head = ["task", "system", *(named[0] if same else ["further measures"])]
+    head = ["task", "system", *(named[0] if same else ["further measures"]), "queries"]
     lines = []
     for row, names in zip(rows, named, strict=True):
         figures = [f"{row['measures'][name]['mean']:.4f}" for name in names]
         if not same:
             figures = [", ".join(f"{name} {figure}" for name, figure in zip(names, figures, strict=True))]
         times, index, dropped = row["times_ms"], row["index"], row["tokens_dropped"]
-        size = 0 if index is None else sum(each["bytes"] for each in index["representations"].values())
+        parts = [] if index is None else list(index["representations"].values())
+        built = [each["build_seconds"] for each in parts if each["build_seconds"] is not None]
         lines.append([
-            row["task"], row["system"]["name"], *figures,
+            row["task"], row["system"]["name"], *figures, f"{len(row['query_ids']):,}",
             *(("-", "-") if times is None else (f"{times['p50']:.2f}", f"{times['p99']:.2f}")),
-            f"{size:,}" if size else "-", f"{dropped['documents']:,}", f"{dropped['searching']:,}",
+            f"{sum(each['bytes'] for each in parts):,}" if parts else "-",
+            f"{sum(built):,.1f}" if built else "-",
+            f"{dropped['documents']:,}", f"{dropped['searching']:,}",
         ])  # fmt: skip
-    head += ["ms a query (p50)", "p99", "index bytes", "tokens dropped: documents", "searching"]
+    head += ["ms a query (p50)", "p99", "index bytes", "build s", "tokens dropped: documents", "searching"]
     return _table(head, lines, 2 if same else 3)
 
 
