@@ -35,6 +35,7 @@ _BUILT_IN = {
     ("fusion", "minmax"): "retrieval.rerank.fusion",
     ("fusion", "rrf"): "retrieval.rerank.fusion",
     ("sparse method", "bm25"): "retrieval.index.bm25",
+    ("sparse method", "entity_types"): "retrieval.index.entity_types",
     ("sparse method", "impacts"): "retrieval.index.impacts",
     ("stage", "biencoder"): "retrieval.rerank.biencoder",
     ("stage", "cross"): "retrieval.rerank.cross",
