@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from retrieval.bench.suite import SuiteSettings, Task, chosen, drawn, known_options
 from retrieval.data.loco import TASKS, V0, LocoTask
@@ -29,6 +29,8 @@ DUPLICATES = "duplicate-aware"
 _BOUNDS = ((2048, "<2k"), (8192, "2-8k"), (32768, "8-32k"))
 _LONGEST = ">32k"
 _TOKEN = re.compile(r"\w+|[^\w\s]")
+_ALONE = re.compile(r"\s*bm25\s*(?:\([^()]*\))?\s*(?:%\s*\d+)?\s*")
+_BM25 = re.compile(r"\bbm25\b")
 _TAIL = 4096  # characters by which duplicates are told
 _ALIKE = 0.1  # of the longer one, by which their lengths may differ
 _BESIDE = (
@@ -70,8 +72,17 @@ def _tasks(suite: str, names: tuple[str, ...], mean: str, settings: SuiteSetting
             files=found.files,
             corpus_files=found.own_documents,
             note="; ".join(part for part in (found.note, _BESIDE.format(mean=mean)) if part),
+            missing=missing,
             of=len(found.queries),
         )
+
+
+def missing(pipelines: Sequence[str]) -> str:
+    """What must stand beside any system: BM25, which solves much of LoCo by itself, and a sum with it."""
+    alone = any(_ALONE.fullmatch(text) for text in pipelines)
+    summed = any("+" in text and _BM25.search(text) for text in pipelines)
+    lacks = [name for name, there in (("bm25", alone), ("0.5 * bm25 + 0.5 * NAME", summed)) if not there]
+    return f"also measure a system with the pipeline {' and one with '.join(lacks)}" if lacks else ""
 
 
 def survey(documents: Iterator[Document]) -> tuple[dict[str, int], list[list[str]]]:

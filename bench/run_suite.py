@@ -64,6 +64,8 @@ def run_suite(tasks: Iterable[Task], systems: Sequence[System], settings: RunSet
     for task in tasks:
         if settings.measures:
             task = replace(task, measures=settings.measures)
+        if missing := task.missing([system.pipeline for system in systems]):
+            settings.warn(f"{task.name}: {missing}")
         searching = [system for system in systems if system.needs_index]
         opened = indexes.open(task, searching) if searching else {}
         about = _about_data(task, settings, indexes if searching else None)

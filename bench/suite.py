@@ -63,6 +63,7 @@ class Task:
     reading       how documents were made of those files, where there is more than one way
     rel           the grade from which a document is relevant: other measures' levels are refused
     note          what a reader of the row must know
+    missing       called with the pipelines of all systems: a sentence on what should stand beside them
     of            how many queries there were before any were drawn; 0: all of them are here
     """
 
@@ -83,6 +84,7 @@ class Task:
     reading: str = ""
     rel: int = 1
     note: str = ""
+    missing: Callable[[Sequence[str]], str] = lambda _: ""
     of: int = 0
 
     def __post_init__(self) -> None:

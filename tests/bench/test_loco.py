@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.bench.evaluate import evaluate
-from retrieval.bench.loco import DUPLICATES, LENGTHS, MEASURES, by_length, loco_v0, loco_v1, survey
+from retrieval.bench.loco import DUPLICATES, LENGTHS, MEASURES, by_length, loco_v0, loco_v1, missing, survey
 from retrieval.bench.suite import SuiteSettings, tasks_of
 from retrieval.data.loco import PART, TASKS, V0
 from retrieval.errors import UnknownName
@@ -47,6 +47,12 @@ def test_figures_are_those_computed_by_hand(folder: str) -> None:
     assert evaluate(run, task.judgements, MEASURES).means["nDCG@10"] == pytest.approx(
         (1 + 1 / math.log2(3)) / 3
     )
+
+
+def test_bm25_and_a_hybrid_are_asked_for() -> None:
+    assert missing(["bm25(k1=0.9) % 1000", "0.5 * bm25 + 0.5 * minilm"]) == ""
+    assert missing(["bm25"]) == "also measure a system with the pipeline 0.5 * bm25 + 0.5 * NAME"
+    assert "pipeline bm25 and one with 0.5" in missing(["minilm", "bm25 % 100 >> cross"])
 
 
 def test_the_order_of_the_corpus_changes_nothing(folder: str, tmp_path: Path) -> None:
