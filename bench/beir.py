@@ -98,10 +98,10 @@ def _folders(settings: SuiteSettings) -> list[tuple[Path, str]]:
             "qrels/test.tsv (each plain or .gz) in it and in the folders below it"
         )
     named = [text.partition("@") for text in settings.tasks]
-    wanted = [(name, split or settings.split) for name, _, split in named]
+    wanted: list[tuple[str, str | None]] = [(name, split or settings.split) for name, _, split in named]
     if not wanted:
         wanted = [(name, settings.split) for name in known]
-        there = [(name, split) for name, split in wanted if split in folders.splits(known[name])]
+        there = [one for one in wanted if one[1] in folders.splits(known[one[0]])]
         wanted = there or wanted  # of all, those that have the split
     chosen([name for name, _ in wanted], known)
     found = [(known[name], split or _usual_split(known[name])) for name, split in wanted]

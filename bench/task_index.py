@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +31,7 @@ from retrieval.index.dense_spec import parse_dense
 from retrieval.index.index import Index
 from retrieval.index.method import parse_spec
 from retrieval.progress import Progress
+from retrieval.types import Document
 
 Wanted = dict[str, tuple[str, bool, Any]]  # representation -> (spec, dense?, settings)
 _ELSEWHERE = ("source",)  # settings that name a place, not a content
@@ -42,6 +43,7 @@ class TaskIndexes:
     def __init__(self, work: Path, memory: int) -> None:
         make_directories(os.fspath(work))
         self._work, self._memory = work, memory
+        self._known: dict[tuple[str, str, str], CorpusFacts] = {}  # of tasks seen in this run
 
     def corpus(self, task: Task) -> CorpusFacts:
         """What the documents of a task are; remembered as long as its files stay the same.
@@ -53,6 +55,12 @@ class TaskIndexes:
                 f"{task.suite} {task.name} has no corpus, only queries and judgements: systems of run files "
                 "can be measured on it; to search, put the corpus there (docs/bench.md)"
             )
+        own = task.suite, task.name, task.split
+        if own not in self._known:
+            self._known[own] = self._read(task, task.documents)
+        return self._known[own]
+
+    def _read(self, task: Task, documents: Callable[[], Iterable[Document]]) -> CorpusFacts:
         memory = self._work / "corpora.json"
         known = _read_json(memory)
         key = ""
@@ -61,7 +69,7 @@ class TaskIndexes:
         if key in known:
             return CorpusFacts(*known[key])
         with Progress(f"{task.name}: reading the corpus", unit="documents") as bar:
-            found = corpus_facts(task.documents(), bar.update)
+            found = corpus_facts(documents(), bar.update)
         if key:
             _write_json(memory, {**known, key: list(found)})
         return found
@@ -104,7 +112,7 @@ class TaskIndexes:
             path, known = file.with_suffix(""), _read_json(file)
             settings = {name: known[name]["settings"] for name in wanted.keys() & known.keys()}
             if all(settings[name] == wanted[name][2] for name in settings):
-                return path, known
+                return path, known if Store.exists(path) else {}
         paths = (self._work / f"{slug(task.suite)}-{slug(task.name)}-{mark}-{n}" for n in count())
         return next(path for path in paths if not _about(path).exists()), {}
 

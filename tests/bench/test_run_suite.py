@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,8 @@ def test_an_index_is_kept_and_grows(measure: Measure, data: Path, tmp_path: Path
     assert first["path"] == both["path"] == again["path"]
     assert (first["generation"], both["generation"], again["generation"]) == (1, 2, 2)
     assert both["representations"]["bm25"] == first["representations"]["bm25"]  # not built again
+    shutil.rmtree(first["path"])
+    assert measure(tasks=("one",), systems=SYSTEMS[:1])[0]["index"]["generation"] == 1  # type: ignore[index]
     other = parse_system('name = "o"\npipeline = "flat"\nsparse = ["flat=bm25(blocks=windows, tokens=9)"]')
     apart = measure(tasks=("one",), systems=[*SYSTEMS, other])
     assert [row["index"]["path"] == first["path"] for row in apart] == [True, True, False]  # type: ignore[index]
