@@ -205,5 +205,9 @@ def _show(facts: dict[str, Any], given: Namespace) -> None:
         f"{measure} {nested['quality']:.4f} [{nested['low']:.4f}, {nested['high']:.4f}] on folds that it was "
         f"not chosen on, {chosen['measured_ms']:.3g} ms a query when run"
     )
+    if chosen["measured_ms"] > given.budget:
+        note(
+            "note: run by itself it took longer than the budget; if the machine was busy, tune again when it is not"
+        )
     kept = "left in the index as it was" if given.dry_run else "stored as the index's pipeline"
     note(f"{facts['queries']:,} queries, {facts['compared']:,} pipelines compared; {kept}")
