@@ -206,8 +206,6 @@ def _show(facts: dict[str, Any], given: Namespace) -> None:
         f"not chosen on, {chosen['measured_ms']:.3g} ms a query when run"
     )
     if chosen["measured_ms"] > given.budget:
-        note(
-            "note: run by itself it took longer than the budget; if the machine was busy, tune again when it is not"
-        )
+        note("note: run by itself it took longer than the budget; if the machine was busy, tune again")
     kept = "left in the index as it was" if given.dry_run else "stored as the index's pipeline"
     note(f"{facts['queries']:,} queries, {facts['compared']:,} pipelines compared; {kept}")
