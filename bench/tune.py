@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 DEPTHS = (10, 20, 50, 100)
 _TIMED = 40  # queries that are timed, one at a time
-_ROUNDS = 3  # of a query; the fastest counts: what is slower is the machine's other work
+_ROUNDS = 3  # of all of them; a query's fastest counts: what is slower is the machine's other work
 Judgements = Mapping[str, Mapping[str, int]]
+Job = Callable[[int], object]
+"""Asks the query at a place."""
 Started = Callable[[str, int], Callable[[int], None]]
 """(what begins now, how many steps it has) -> what is called with the steps that are done."""
 
@@ -125,10 +127,13 @@ def tune(
     for some in space.families():
         families += some
         step(1)
+    asked = [tables.queries[at] for at in sample]
+    given_ms = _timed(
+        {text: _asking(stage, asked) for text, stage in given.items()}, len(asked), lambda done: None
+    )
     for text, stage in given.items():
-        ms = _time(stage, [tables.queries[at] for at in sample])
         values = evaluate(stage(tables.queries), judgements, [measure]).values[str(measure)]
-        families.append(Family([text], ms, values.astype(np.float32)[None]))
+        families.append(Family([text], given_ms[text], values.astype(np.float32)[None]))
     chooser = Chooser(families, split(len(queries), folds, seed))
     found = chooser.choose(budget)
     if found is None:
@@ -139,8 +144,8 @@ def tune(
         )
     points = [chooser.point(at) for at in range(len(families))]
     chosen = points[found[0]]
-    stage = index.pipeline(chosen.text)
-    measured = _time(stage, [tables.queries[at] for at in sample])
+    job = _asking(index.pipeline(chosen.text) % 10, asked)
+    measured = _timed({"": job}, len(asked), lambda done: None)[""]
     return Tuned(
         points, front(points), chosen, chooser.nested(budget), measured,
         sum(len(family.texts) for family in families), len(queries), costs,
@@ -178,24 +183,43 @@ def _costs(
     queries = [tables.queries[at] for at in sample]
     firsts = dict(first_stages(names, few=True))
     behind = {**{name: index.stage(name) for name in names}, **stages}
-    step = started("timing", len(firsts) + len(behind))
-    first_ms = {}
+    ends = depths[0], depths[-1]
+    given = {depth: [_cut(tables, row, names, depth) for row in sample] for depth in ends}
+    jobs: dict[Any, Job] = {}
     for first, weights in firsts.items():
-        first_ms[first] = _time(index.pipeline(text_of(first, weights)), queries)
-        step(1)
-    lines = {}
+        jobs[first] = _asking(index.pipeline(text_of(first, weights)), queries)
     for text, stage in behind.items():
-        few, many = (
-            median(
-                _fastest(stage, query, _cut(tables, row, names, depth))
-                for query, row in zip(queries, sample, strict=True)
-            )
-            for depth in (depths[0], depths[-1])
-        )
-        each = max(0.0, many - few) / (depths[-1] - depths[0])
-        lines[text] = (max(0.0, few - each * depths[0]), each)
-        step(1)
-    return Costs(first_ms, lines)
+        for depth in ends:
+            jobs[text, depth] = _asking(stage, queries, given[depth])
+    ms = _timed(jobs, len(queries), started("timing", _ROUNDS * len(queries)))
+    lines = {}
+    for text in behind:
+        few, many = (ms[text, depth] for depth in ends)
+        each = max(0.0, many - few) / max(1, ends[1] - ends[0])
+        lines[text] = (max(0.0, few - each * ends[0]), each)
+    return Costs({first: ms[first] for first in firsts}, lines)
+
+
+def _asking(stage: Stage, queries: Sequence[Query], runs: Sequence[Run] | None = None) -> Job:
+    return lambda at: stage([queries[at]], None if runs is None else runs[at])
+
+
+def _timed(jobs: Mapping[Any, Job], count: int, step: Callable[[int], None]) -> dict[Any, float]:
+    """Milliseconds of each job's median query of `count`, after one that loads what is loaded once.
+
+    The jobs take turns, query by query and round by round, so that none of them has a bad moment to itself.
+    """
+    for job in jobs.values():
+        job(0)
+    best = {key: [float("inf")] * count for key in jobs}
+    for _ in range(_ROUNDS):
+        for at in range(count):
+            for key, job in jobs.items():
+                start = perf_counter()
+                job(at)
+                best[key][at] = min(best[key][at], 1e3 * (perf_counter() - start))
+            step(1)
+    return {key: median(times) for key, times in best.items()}
 
 
 def _cut(tables: Tables, row: int, names: Sequence[str], depth: int) -> Run:
@@ -206,21 +230,6 @@ def _cut(tables: Tables, row: int, names: Sequence[str], depth: int) -> Run:
     wanted = np.zeros((1, tables.docs.shape[1]), bool)
     wanted[0, best[np.isfinite(scores[best])]] = True
     return tables.pool_run([row], wanted)
-
-
-def _time(stage: Stage, queries: Sequence[Query]) -> float:
-    """Milliseconds of the median query, asked one at a time, after one that loads what is loaded once."""
-    stage([queries[0]])
-    return median(_fastest(stage, query, None) for query in queries)
-
-
-def _fastest(stage: Stage, query: Query, run: Run | None) -> float:
-    times = []
-    for _ in range(_ROUNDS):
-        start = perf_counter()
-        stage([query], run)
-        times.append(1e3 * (perf_counter() - start))
-    return min(times)
 
 
 def _some(names: Sequence[str]) -> str:
