@@ -86,7 +86,7 @@ def macro_f1(row: Row) -> float:
         raise UserError(
             f"the row {row['system']['name']!r} of {row['suite']} is none of casehold; run it again"
         )
-    found = []
+    found: list[float] = []
     for place in range(CHOICES):
         about: Mapping[str, Any] = buckets.get(str(place), {"queries": 0, ACCURACY: 0.0})
         right = about["queries"] * about[ACCURACY]

@@ -98,6 +98,8 @@ def _row(
         )
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    if task.same_id and (text := _beir_mean(found, answers, str(measures[0]))):
+        settings.warn(f"{where}: {text}")
     parts = {name: indexed["representations"][name] for name in system.representations}
     row: Row = {
         "format": FORMAT,
@@ -218,6 +220,14 @@ def _check_judged(task: Task, index: Index, warn: Callable[[str], None]) -> dict
             f"as {min(absent)!r}; no system can find them"
         )
     return {"judged": len(judged), "judged_absent": len(absent)}
+
+
+def _beir_mean(found: Evaluation, answers: Answers, measure: str) -> str:
+    """What BEIR's evaluator, which leaves queries without results out of its mean, would have said."""
+    answered = np.diff(answers.run.offsets) > 0
+    if answered.all() or not answered.any() or answers.run.query_ids != found.query_ids:
+        return ""
+    return f"BEIR's mean, without queries that have no results: {found.values[measure][answered].mean():.5f}"
 
 
 def _check_answers(

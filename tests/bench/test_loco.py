@@ -9,7 +9,9 @@ import pytest
 
 from retrieval.bench.evaluate import evaluate
 from retrieval.bench.loco import DUPLICATES, LENGTHS, MEASURES, by_length, loco_v0, loco_v1, missing, survey
+from retrieval.bench.run_suite import RunSettings, run_suite
 from retrieval.bench.suite import SuiteSettings, tasks_of
+from retrieval.bench.system import read_systems
 from retrieval.data.loco import PART, TASKS, V0
 from retrieval.errors import UnknownName
 from retrieval.index.index import Index
@@ -47,6 +49,23 @@ def test_figures_are_those_computed_by_hand(folder: str) -> None:
     assert evaluate(run, task.judgements, MEASURES).means["nDCG@10"] == pytest.approx(
         (1 + 1 / math.log2(3)) / 3
     )
+
+
+def test_queries_without_results_count_0_and_beirs_mean_is_said(folder: str, tmp_path: Path) -> None:
+    place = Path(folder) / "LoCoV1-Queries" / "documents" / "qmsum_test.jsonl"
+    made = loco_files.queries("qmsum")
+    made[1]["query"] = "nothing of the sort"
+    loco_files.lines(place, made)
+    system = tmp_path / "sums.toml"
+    system.write_text('name = "BM25"\npipeline = "bm25 + bm25"\n')
+    said: list[str] = []
+    (tmp_path / "work").mkdir()
+    tasks = tasks_of("loco-v0", SuiteSettings(folder, PART, ("qmsum",)))
+    (row,) = run_suite(tasks, read_systems([str(system)]), RunSettings(tmp_path / "work", warn=said.append))
+    assert row["measures"]["nDCG@10"]["values"] == [1, 0, 1]
+    assert any("BEIR's mean, without queries that have no results: 1.00000" in text for text in said)
+    assert any("also measure a system" in text for text in said)
+    assert row["secondary"][DUPLICATES]["nDCG@10"]["mean"] == pytest.approx(2 / 3)
 
 
 def test_bm25_and_a_hybrid_are_asked_for() -> None:
