@@ -81,6 +81,15 @@ class Cross(TextStage):
         """The model's name and the sha256 of its files."""
         return self._reader.identity
 
+    @property
+    def runtime(self) -> Mapping[str, Any]:
+        """How pairs are read: length in tokens, special ones among them; packed or padded; precision."""
+        reader = self._reader
+        return {
+            "length": self._length, "special": reader.frame.size, "batches": reader.batches,
+            "precision": reader.precision,
+        }  # fmt: skip
+
     def _run(self, queries: list[Query], run: Run | None) -> Run:
         run, lookup = self._given(run)
         scores = np.empty(len(run.docs), np.float32)

@@ -34,6 +34,8 @@ _BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included
 class OtherReader:
     """See rerank/pairs.py. Raises UserError for a model of more than two labels, MissingExtra."""
 
+    batches = "padded"
+
     def __init__(self, path: str, config: Mapping[str, Any], precision: str) -> None:
         if not os.path.isfile(os.path.join(path, f"{WEIGHTS}.index.json")):
             check_weights(path)

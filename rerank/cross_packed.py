@@ -80,6 +80,7 @@ class _Packed:
     longest: int | None
     length: int
     frame: Frame
+    batches = "packed"
 
     def __init__(self, precision: str) -> None:
         self._wanted = precision

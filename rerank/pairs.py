@@ -59,6 +59,8 @@ class PairReader(Protocol):
     path      its directory
     longest   tokens of a pair that it has positions for; None where it says nothing
     length    tokens of a pair that it reads unless told otherwise
+    batches   "packed" side by side, or "padded" to their longest
+    precision of its products: float32 or bfloat16
     identity  its name, and the sha256 of its files
     """
 
@@ -66,6 +68,10 @@ class PairReader(Protocol):
     longest: int | None
     length: int
     frame: Frame
+    batches: str
+
+    @property
+    def precision(self) -> str: ...
 
     @property
     def identity(self) -> Mapping[str, Any]: ...

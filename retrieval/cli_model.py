@@ -12,7 +12,10 @@ from retrieval.errors import UserError
 
 def show_model_options(parser: Parser) -> None:
     parser.positional(
-        "model", "[METHOD:]MODEL", "as --dense takes it: a directory, GGUF file or hub id, with (settings)"
+        "model",
+        "[METHOD:]MODEL",
+        "as --dense takes it: a directory, GGUF file or hub id, with (settings); "
+        "or cross:DIR, a cross-encoder (cross: the one that comes with the package)",
     )
     parser.flag("--json", JSON_HELP)
 
@@ -21,9 +24,14 @@ def show_model(given: Namespace) -> None:
     """What an encoder is: all that decides about its vectors, how they are computed, and the test of that."""
     from retrieval.index.dense_spec import open_encoder, parse_dense
 
-    spec = parse_dense(f"m={valid_text(given.model, 'model')}")
-    encoder = open_encoder(spec.model, spec.method, spec.params)
-    facts = {"identity": dict(encoder.identity), "runtime": dict(encoder.runtime)}
+    model = valid_text(given.model, "model")
+    kind, _, named = model.partition(":")
+    if kind == "cross":
+        facts = _cross(named)
+    else:
+        spec = parse_dense(f"m={model}")
+        encoder = open_encoder(spec.model, spec.method, spec.params)
+        facts = {"identity": dict(encoder.identity), "runtime": dict(encoder.runtime)}
     if given.json:
         write_json(facts)
         return
@@ -31,6 +39,14 @@ def show_model(given: Namespace) -> None:
 
     rows = [(key, _shown(value)) for part in facts.values() for key, value in part.items()]
     print("\n".join(printable(line) for line in columns(rows)))
+
+
+def _cross(model: str) -> dict[str, dict[str, Any]]:
+    """The same of a cross-encoder: its files, and how it reads pairs."""
+    from retrieval.rerank.cross import Cross
+
+    stage = Cross(model)
+    return {"identity": {"model": dict(stage.identity)}, "runtime": dict(stage.runtime)}
 
 
 def _shown(value: Any) -> str:

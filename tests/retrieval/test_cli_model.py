@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,14 @@ def test_save_writes_what_opens_as_the_same(
         for path, params in ((tiny_text_model, {"pooling": "cls"}), (tmp_path / "saved", {}))
     ]
     assert abs(vectors[0] - vectors[1]).max() < 1e-6
+
+
+def test_show_knows_cross_encoders(
+    tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("model", "show", f"cross:{tiny_model('cross')}", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["identity"]["model"]["name"] == "cross"
+    assert facts["runtime"] == {"length": 64, "special": 3, "batches": "packed", "precision": "float32"}
+    assert command("model", "show", f"cross:{tiny_model('tilde')}") == 2
+    assert "kind 'tilde'" in capsys.readouterr().err
