@@ -19,6 +19,7 @@ class Line(NamedTuple):
 
     name: str
     quoted: str
+    trained_on: str
     figures: list[float | None]
     mean: float | None
     lacking: list[str]
@@ -49,9 +50,12 @@ def overview(sections: Sequence[Section], means: Sequence[Row]) -> Overview | No
     heads = {section.headline for section in kept}
     measure = heads.pop() if len(heads) == 1 else ""
     cells: dict[tuple[str, str], list[float | None]] = {}
+    trained: dict[tuple[str, str], str] = {}
     for column, section in enumerate(kept):
         for entry in section.entries:
-            line = cells.setdefault((entry.name, entry.quoted), [None] * len(kept))
+            key = entry.name, entry.quoted
+            line = cells.setdefault(key, [None] * len(kept))
+            trained[key] = trained.get(key) or entry.trained_on
             if section.headline in entry.figures:
                 line[column] = entry.figures[section.headline][0]
     lines = []
@@ -59,14 +63,16 @@ def overview(sections: Sequence[Section], means: Sequence[Row]) -> Overview | No
         present = [value for value in figures if value is not None]
         lacking = [kept[column].task for column, value in enumerate(figures) if value is None]
         mean = float(np.mean(present)) if measure and not lacking else None
-        lines.append(Line(name, quoted, figures, mean, lacking))
+        lines.append(Line(name, quoted, trained[name, quoted], figures, mean, lacking))
     tasks = sorted(section.task for section in kept)
     for row in means:  # only a mean is published: shown where it is over the same tasks
         told = mapping(row).get("tasks")
         same = isinstance(told, list) and sorted(map(str, told)) == tasks
         if same and row["suite"] == kept[0].suite and measure in row["measures"]:
             mean = row["measures"][measure]["mean"]
-            lines.append(Line(row["system"]["name"], row["quoted"], [None] * len(kept), mean, []))
+            trained_on = str(row["system"].get("trained_on") or "")
+            blank: list[float | None] = [None] * len(kept)
+            lines.append(Line(row["system"]["name"], row["quoted"], trained_on, blank, mean, []))
     lines.sort(key=lambda line: (line.mean is None, -(line.mean or 0.0), line.name, line.quoted))
     left_out = sorted({task for (task, _), count in counts.items() if count > 1})
     return Overview(kept[0].suite, measure, kept, lines, left_out)

@@ -19,6 +19,7 @@ from retrieval.bench.leaderboard_board import Board
 from retrieval.bench.leaderboard_columns import (
     NONE,
     PAD,
+    Column,
     chance,
     fixed,
     hardware,
@@ -29,7 +30,7 @@ from retrieval.bench.leaderboard_facts import facts
 from retrieval.bench.leaderboard_overview import Overview, remarks
 from retrieval.bench.leaderboard_plot import pareto
 from retrieval.bench.leaderboard_section import Entry, Section
-from retrieval.bench.leaderboard_table import shown, sources, table
+from retrieval.bench.leaderboard_table import head, listed, name_of, shown, table
 from retrieval.render import printable
 
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
@@ -113,13 +114,14 @@ def _section(section: Section, number: int) -> str:
             for place in sorted(tested, key=lambda place: section.entries[place].name.casefold())
         )
         controls.append(f'<label>Baseline <select class="baseline">{options}</select></label>')
-    if sources(section):
+    cited = [entry.quoted for entry in section.entries]
+    if any(cited):
         controls.append('<label><input type="checkbox" class="cited" checked> quoted lines</label>')
     if controls:
         parts.append(f'<p class="bar">{" ".join(controls)}</p>')
     parts.append(table(section))
     parts.append('<div class="panel" hidden tabindex="-1"></div>')
-    parts += [_sources(section), _legend(section), _pareto(section), _matrix(section, tested)]
+    parts += [listed(cited, section.key), _legend(section), _pareto(section), _matrix(section, tested)]
     inside = "\n".join(part for part in parts if part)
     return f'<section class="task" id="{escape(section.key)}" data-section="{number}">\n{inside}\n</section>'
 
@@ -132,14 +134,6 @@ def _facts(section: Section) -> str:
     parts = [drawn, f"{ours} system{'s' * (ours != 1)}"]
     parts += [f"{cited} quoted"] if cited else []
     return f'<p class="facts">{" · ".join(parts)}</p>'
-
-
-def _sources(section: Section) -> str:
-    listed = "".join(
-        f'<li id="{escape(section.key)}-source-{number}">{shown(source)}</li>'
-        for number, source in enumerate(sources(section), 1)
-    )
-    return f'<div class="sources">Quoted from<ol>{listed}</ol></div>' if listed else ""
 
 
 def _legend(section: Section) -> str:
@@ -200,33 +194,41 @@ def _cell(section: Section, i: int, j: int) -> str:
 
 
 def _overview(over: Overview, number: int) -> str:
-    heads = "".join(
-        f'<th scope="col" class="number"><a href="#{escape(section.key)}">{shown(section.task)}</a></th>'
-        for section in over.sections
-    )
-    mean = '<th scope="col" class="number">mean</th>' if over.measure else ""
+    tasks = [_title(section, over) for section in over.sections]
+    heads = [Column("system", "System", [], [""])]
+    heads += [Column("mean", "mean", [], [], True)] if over.measure else []
+    heads += [Column(task, task, [], [], True) for task in tasks]
+    cited, key = [line.quoted for line in over.lines], f"overview-{number}"
     lines = []
-    for line in over.lines:
-        tag = f' <span class="quoted-mark" title="{shown(line.quoted)}">quoted</span>' if line.quoted else ""
-        cells = [_figure(value, bool(line.quoted), section.task)
-                 for value, section in zip(line.figures, over.sections, strict=True)]  # fmt: skip
-        total = _figure(line.mean, bool(line.quoted), "mean", " head") if over.measure else ""
-        name = f'<th scope="row"><span class="name">{shown(line.name)}</span>{tag}</th>'
+    for place, line in enumerate(over.lines):
+        name = name_of(line.name, line.quoted, line.trained_on, cited, key, opens=False)
+        cells = [f'<th scope="row" data-sort="{shown(line.name.casefold())}">{name}</th>']
+        cells += [_figure(line.mean, bool(line.quoted), "mean", " head")] if over.measure else []
+        cells += [_figure(value, bool(line.quoted), task) for value, task in zip(line.figures, tasks)]
         kind = ' class="quoted"' if line.quoted else ""
-        lines.append(f"<tr{kind}>{name}{total}{''.join(cells)}</tr>")
+        lines.append(f'<tr data-place="{place}"{kind}>{"".join(cells)}</tr>')
     notes = " ".join(map(shown, remarks(over)))
     what = over.measure or "the headline of each task"
     return (
-        f'<section class="overview" id="overview-{number}">\n<h2>{shown(over.suite)}, all tasks</h2>\n'
+        f'<section class="overview" id="{key}">\n<h2>{shown(over.suite)}, all tasks</h2>\n'
         f'<p class="facts">{shown(what)} · {len(over.sections)} tasks</p>\n'
-        f'<div class="scroll"><table class="systems"><thead><tr><th scope="col" class="text">System</th>'
-        f"{mean}{heads}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>\n"
+        f'<div class="scroll"><table class="systems"><thead><tr>'
+        f"{''.join(head(column, column.key == 'mean') for column in heads)}</tr></thead>\n"
+        f"<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>\n{listed(cited, key)}"
         + (f'<p class="legend">{notes}</p>\n' if notes else "")
         + "</section>"
     )
 
 
+def _title(section: Section, over: Overview) -> str:
+    """The task, and its split where the suite has the task with several."""
+    same = [other for other in over.sections if other.task == section.task]
+    return section.task if len(same) == 1 else f"{section.task} {section.split}"
+
+
 def _figure(value: float | None, quoted: bool, label: str, extra: str = "") -> str:
-    text = NONE if value is None else fixed(value, 3 if quoted else 4) + PAD * quoted
+    if value is None:
+        return f'<td class="number{extra}" data-label="{shown(label)}">{"" if quoted else NONE}</td>'
+    text = fixed(value, 3 if quoted else 4) + PAD * quoted
     cell = text.replace(PAD, "&#8199;")
-    return f'<td class="number{extra}" data-label="{shown(label)}">{cell}</td>'
+    return f'<td class="number{extra}" data-label="{shown(label)}" data-sort="{value!r}">{cell}</td>'

@@ -126,6 +126,8 @@ def _entry(row: Row, leading: str) -> Entry:
     sizes = [_count(mapping(part).get("bytes")) for part in parts]
     known = [size for size in sizes if size is not None]
     dropped = mapping(row.get("tokens_dropped"))
+    if row.get("index") is None and not times:  # a run that was made elsewhere: nobody counted
+        dropped = {}
     return Entry(
         row=row,
         name=row["system"]["name"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from retrieval.bench.leaderboard_columns import PAD, Column, columns, mark
@@ -17,7 +17,7 @@ def shown(text: str) -> str:
 
 def table(section: Section) -> str:
     fields = [column for column in columns(section) if column.key != "trained"]  # stands with the name
-    heads = "".join(_head(column, column.key == section.headline) for column in fields)
+    heads = "".join(head(column, column.key == section.headline) for column in fields)
     lines = "\n".join(_line(section, place, fields) for place in range(len(section.entries)))
     return (
         f'<div class="scroll"><table class="systems"><thead><tr>{heads}</tr></thead>\n'
@@ -25,27 +25,34 @@ def table(section: Section) -> str:
     )
 
 
-def _head(column: Column, sorted_by: bool) -> str:
+def head(column: Column, sorted_by: bool) -> str:
+    """A heading that sorts."""
     sort = f' aria-sort="{"descending" if sorted_by else "none"}"'
     kind = "number" if column.numeric else "text"
     help = f' title="{escape(column.help)}"' if column.help else ""
     falls = ' data-falls="1"' if column.falls else ""
     return (
         f'<th scope="col" class="{kind}" data-key="{escape(printable(column.key))}"{falls}{sort}>'
-        f'<button type="button"{help}>{shown(column.title)}</button></th>'
+        f'<button type="button"{help}>{_breakable(column.title)}</button></th>'
     )
+
+
+def _breakable(title: str) -> str:
+    return shown(title).replace("_", "_<wbr>")
 
 
 def _line(section: Section, place: int, fields: Sequence[Column]) -> str:
     entry = section.entries[place]
     classes = ["quoted"] if entry.quoted else []
     classes += ["base"] if place == section.baseline and section.pairs else []
+    cited = [each.quoted for each in section.entries]
+    name = name_of(entry.name, entry.quoted, entry.trained_on, cited, section.key, opens=True)
     cells = []
     for column in fields:
         order = column.order[place]
         sort = "" if order is None else f' data-sort="{escape(printable(str(order)))}"'
         if column.key == "system":
-            cells.append(f'<th scope="row"{sort}>{_name(section, entry)}</th>')
+            cells.append(f'<th scope="row"{sort}>{name}</th>')
             continue
         kind = "number" if column.numeric else "text"
         cell = column.cells[place]
@@ -63,20 +70,30 @@ def _line(section: Section, place: int, fields: Sequence[Column]) -> str:
     return f'<tr data-place="{place}"{marked}>{"".join(cells)}</tr>'
 
 
-def sources(section: Section) -> list[str]:
-    """Where the quoted lines of a table come from, each source once."""
-    return sorted({entry.quoted for entry in section.entries if entry.quoted})
+def sources(cited: Iterable[str]) -> list[str]:
+    """Where quoted lines come from, each source once. cited: "" for a line of ours."""
+    return sorted(filter(None, set(cited)))
 
 
-def _name(section: Section, entry: Entry) -> str:
-    words = f'<small class="trained">trained on: {shown(entry.trained_on)}</small>'
-    trained = words if entry.trained_on else ""
-    if entry.quoted:
-        number = sources(section).index(entry.quoted) + 1
-        link = f'<a href="#{escape(section.key)}-source-{number}" title="{shown(entry.quoted)}">{number}</a>'
-        tag = f'<span class="quoted-mark">quoted{link}</span>'
-        return f'<span class="name">{shown(entry.name)}</span> {tag}{trained}'
-    return f'<button type="button" class="name" aria-expanded="false">{shown(entry.name)}</button>{trained}'
+def listed(cited: Iterable[str], key: str) -> str:
+    """The sources of a table as a numbered list below it, empty where nothing is quoted."""
+    items = "".join(
+        f'<li id="{escape(key)}-source-{number}">{shown(source)}</li>'
+        for number, source in enumerate(sources(cited), 1)
+    )
+    return f'<div class="sources">Quoted from<ol>{items}</ol></div>' if items else ""
+
+
+def name_of(name: str, quoted: str, trained_on: str, cited: Iterable[str], key: str, *, opens: bool) -> str:
+    """A system's name, with what it was trained on; a quoted one with the number of its source."""
+    words = f'<small class="trained">trained on: {shown(trained_on)}</small>' if trained_on else ""
+    if quoted:
+        number = sources(cited).index(quoted) + 1
+        link = f'<a href="#{escape(key)}-source-{number}" title="{shown(quoted)}">{number}</a>'
+        return f'<span class="name">{shown(name)}</span> <span class="quoted-mark">quoted{link}</span>{words}'
+    if not opens:
+        return f'<span class="name">{shown(name)}</span>{words}'
+    return f'<button type="button" class="name" aria-expanded="false">{shown(name)}</button>{words}'
 
 
 def _difference(section: Section, place: int, cell: str) -> str:

@@ -9,6 +9,8 @@
   const tasks = JSON.parse(document.getElementById("data").textContent);
   const sections = [...document.querySelectorAll("section.task")];
   const parts = tasks.map((task, number) => prepare(task, sections[number]));
+  const overviews = [...document.querySelectorAll("section.overview")].map(sortable);
+  const tables = [...overviews, ...parts];
   let opener = null; // what the focus returns to when a panel closes
 
   function prepare(task, section) {
@@ -18,15 +20,18 @@
       const turned = { "▲": "▼", "▼": "▲", "": "" }[mark];
       tests.set(`${j} ${i}`, { text: down, mark: turned, p, gap: -gap, chance });
     }
-    const table = section.querySelector("table.systems");
-    const rows = [...table.tBodies[0].rows];
     return {
-      task, tests, table, rows, baseline: task.baseline, open: null, sorted: null,
-      heads: [...table.tHead.rows[0].cells],
+      ...sortable(section), task, tests, baseline: task.baseline, open: null,
       select: section.querySelector("select.baseline"),
       cited: section.querySelector("input.cited"),
       panel: section.querySelector(".panel"),
     };
+  }
+
+  function sortable(section) {
+    const table = section.querySelector("table.systems");
+    const [heads, rows] = [[...table.tHead.rows[0].cells], [...table.tBodies[0].rows]];
+    return { key: section.id, table, heads, rows, sorted: null };
   }
 
   // The address.
@@ -54,17 +59,17 @@
   function apply() {
     const state = read();
     if (!state) return;
-    for (const part of parts) {
+    for (const part of tables) {
       const hidden = state.get("quoted") === "no";
       part.table.classList.toggle("ours", hidden);
       if (part.cited) part.cited.checked = !hidden;
     }
-    const named = parts.find((part) => part.task.key === state.get("task"));
+    const named = tables.find((part) => part.key === state.get("task"));
     for (const part of parts) {
       const chosen = place(part, state.get("baseline"));
       rebase(part, chosen === -1 ? part.task.baseline : chosen);
     }
-    const sorted = named || parts.find((part) => column(part, state.get("sort")) !== -1);
+    const sorted = named || tables.find((part) => column(part, state.get("sort")) !== -1);
     if (sorted && state.has("sort")) sort(sorted, state.get("sort"), state.get("order"));
     const shown = named || parts.find((part) => place(part, state.get("system")) !== -1);
     for (const part of parts) {
@@ -158,7 +163,8 @@
     sides.append(facts(ours.facts));
     const counts = make("p", itself
       ? "This is the baseline: choose another one, or another system, to compare them query by query."
-      : `${part.task.measure}: ${better} better, ${equal} equal, ${worse} worse of ${pairs.length} queries.`);
+      : `${part.task.measure}: ${count(better)} better, ${count(equal)} equal, ${count(worse)} worse of `
+        + `${count(pairs.length)} queries.`);
     counts.className = "counts";
     part.panel.replaceChildren(header, counts, sides);
     part.panel.setAttribute("aria-label", header.firstChild.textContent);
@@ -204,7 +210,8 @@
     const low = Math.min(0, ...range(all)), high = Math.max(1, ...range(all));
     const across = (value) => edge + ((value - low) / (high - low)) * (far - edge);
     const upward = (value) => size - across(value);
-    const svg = draw("svg", { viewBox: `0 0 ${size} ${size}`, role: "group", "aria-label": `${name} against ${baseName}, a point for each query` });
+    const about = `${name} against ${baseName}, a point for each query`;
+    const svg = draw("svg", { viewBox: `0 0 ${size} ${size}`, role: "group", "aria-label": about });
     svg.append(draw("line", { class: "axis", x1: edge, y1: size - edge, x2: far, y2: size - edge }));
     svg.append(draw("line", { class: "axis", x1: edge, y1: size - edge, x2: edge, y2: size - far }));
     svg.append(draw("line", { class: "diagonal", x1: edge, y1: size - edge, x2: far, y2: size - far }));
@@ -214,23 +221,26 @@
       svg.append(draw("text", { class: "tick", x: edge - 8, y: upward(tick) + 4, "text-anchor": "end" }, text));
     }
     svg.append(draw("text", { class: "tick", x: far, y: size - 6, "text-anchor": "end" }, short(baseName)));
-    svg.append(draw("text", { class: "tick", x: -(size - far), y: 11, "text-anchor": "end", transform: "rotate(-90)" }, short(name)));
+    const upright = { class: "tick", x: -(size - far), y: 11, "text-anchor": "end", transform: "rotate(-90)" };
+    svg.append(draw("text", upright, short(name)));
     const told = make("output");
     told.textContent = "Point at a query, or reach the points with Tab and the arrow keys.";
     const circles = together(pairs).map((group) => {
       const { x, y, ids } = group;
       const listed = ids.slice(0, 4).join(", ") + (ids.length > 4 ? ` and ${ids.length - 4} more` : "");
-      const words = `${ids.length > 1 ? "queries" : "query"} ${listed}: ${x.toFixed(4)} with ${baseName}, ${y.toFixed(4)} with ${name}`;
-      const circle = draw("circle", {
+      const values = `${x.toFixed(4)} with ${baseName}, ${y.toFixed(4)} with ${name}`;
+      const words = `${ids.length > 1 ? "queries" : "query"} ${listed}: ${values}`;
+      return draw("circle", {
         class: y > x ? "better" : y < x ? "worse" : "equal", cx: across(x).toFixed(1), cy: upward(y).toFixed(1),
         r: Math.min(14, 3 + Math.sqrt(ids.length)).toFixed(1), tabindex: -1, role: "img", "aria-label": words,
         "data-ids": String(ids.length),
       });
-      const tell = () => { told.textContent = words; };
-      circle.addEventListener("mouseenter", tell);
-      circle.addEventListener("focus", tell);
-      return circle;
     });
+    const tell = ({ target }) => {
+      if (target.tagName === "circle") told.textContent = target.getAttribute("aria-label");
+    };
+    svg.addEventListener("mouseover", tell);
+    svg.addEventListener("focusin", tell);
     if (circles.length) circles[0].setAttribute("tabindex", "0");
     svg.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -264,6 +274,10 @@
     return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [0, 0]);
   }
 
+  function count(number) {
+    return number.toLocaleString("en-GB");
+  }
+
   function short(text) {
     return text.length > 40 ? text.slice(0, 39) + "…" : text;
   }
@@ -283,16 +297,17 @@
 
   // What people do.
 
-  for (const part of parts) {
-    const key = part.task.key;
+  for (const part of tables) {
     for (const head of part.heads) {
       head.querySelector("button").addEventListener("click", () => {
         const first = "falls" in head.dataset ? "desc" : "asc";
         const other = first === "desc" ? "asc" : "desc";
         const now = { ascending: "asc", descending: "desc" }[head.getAttribute("aria-sort")];
-        within(key, { sort: head.dataset.key, order: now === first ? other : first }, { system: null });
+        within(part.key, { sort: head.dataset.key, order: now === first ? other : first }, { system: null });
       });
     }
+  }
+  for (const part of parts) {
     if (part.select) {
       part.select.addEventListener("change", () => {
         write({ baseline: part.task.systems[Number(part.select.value)].name });
@@ -307,7 +322,7 @@
       const at = Number(row.dataset.place);
       button.addEventListener("click", () => {
         opener = button;
-        within(key, { system: part.open === at ? null : part.task.systems[at].name }, { sort: null, order: null });
+        within(part.key, { system: part.open === at ? null : part.task.systems[at].name }, { sort: null, order: null });
         if (part.panel.hidden) return;
         part.panel.focus({ preventScroll: true });
         part.panel.scrollIntoView({ block: "nearest" });

@@ -164,6 +164,15 @@ def test_quoted_rows_are_those_of_the_literature() -> None:
     assert any(row["measures"].get("nDCG@10") == {"mean": 0.5058} for row in bm25)
 
 
+def test_tokens_of_a_run_made_elsewhere_are_not_told(rows: list[Any], make_row: Make) -> None:
+    run = make_row("run", rows[0]["measures"]["nDCG@10"]["values"], index=None)
+    run["tokens_dropped"] = {"documents": 0, "searching": 0}
+    (section,) = board([*rows, run]).sections
+    dropped = {entry.name: entry.dropped for entry in section.entries}
+    assert dropped["run"] == (None, None)
+    assert dropped["BM25"] == (12, 3)
+
+
 def test_equal_rows_equal_bytes(rows: list[Any], tmp_path: Path) -> None:
     for name, given_rows in (("a", rows), ("b", rows[::-1])):
         write_leaderboard(given_rows, tmp_path / name)

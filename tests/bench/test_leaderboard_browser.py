@@ -143,6 +143,16 @@ def test_two_tasks(rows: list[Any], make_row: Callable[..., Any], tmp_path: Path
     assert "new against BM25" in text  # `good` is not there: the table keeps its own baseline
 
 
+def test_the_overview_is_sorted_by_itself(
+    rows: list[Any], make_row: Callable[..., Any], tmp_path: Path, profile: Path
+) -> None:
+    second = [make_row("BM25", [0.9, 0.9], task="two"), make_row("good", [0.3, 0.1], task="two")]
+    text = Page(tmp_path, profile, [*rows, *second]).open(task="overview-0", sort="two")
+    assert names(text) == "BM25 good even slow"
+    heads = re.findall(r'<th[^>]*data-key="([^"]*)"[^>]*aria-sort="descending"', text)
+    assert heads == ["two", "nDCG@10", "nDCG@10"]
+
+
 def test_hostile_names_run_nothing(make_row: Callable[..., Any], tmp_path: Path, profile: Path) -> None:
     rows = [
         make_row(name, [0.1 * n, 0.5], p50=1.0 + n, note=HOSTILE) for n, name in enumerate((HOSTILE, "BM25"))
