@@ -81,10 +81,7 @@ class WordBuilder(EncodingBuilder):
         ends, tokens, values = [0], [], []
         numbers, facts = self._numbers, self._facts
         for record in records:
-            read, dropped, clamped, count = _HEAD.unpack_from(record)
-            facts["tokens"] += read
-            facts["dropped"] += dropped
-            facts["cut"] += dropped > 0
+            _, _, clamped, count = _HEAD.unpack_from(record)
             facts["clamped"] += clamped
             tokens += [numbers.setdefault(term, len(numbers)) for term in _terms(record, count)]
             values.append(record[_HEAD.size : _HEAD.size + count])

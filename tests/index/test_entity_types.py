@@ -91,6 +91,8 @@ def test_types_of_a_text_are_those_of_its_tokens(tagger: Path) -> None:
 
 def test_documents_are_found_by_the_types_that_they_mention(tmp_path: Path, tagger: Path) -> None:
     index = made(tmp_path / "i", tagger)
+    facts = index.encoding("types")
+    assert (facts["documents"], facts["tokens"], facts["dropped"]) == (4, 6 + 4 + 4 + 82, 0)
     assert found(index, "persons") == {"a", "b"}
     assert found(index, "film director") == {"b", "d"}
     assert found(index, "sea") == set()
