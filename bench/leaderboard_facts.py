@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from retrieval.bench.leaderboard_section import Entry, mapping
-from retrieval.bench.row import row_path
+from retrieval.bench.row import Row, row_path
 
 
-def facts(entry: Entry) -> list[tuple[str, str]]:
-    """(label, text) pairs, those that the row tells."""
+def facts(entry: Entry, measure: str) -> list[tuple[str, str]]:
+    """(label, text) pairs, those that the row tells. measure: the one whose parts are told."""
     row = entry.row
     system, data, index = row["system"], mapping(row.get("data")), mapping(row.get("index"))
     found: list[tuple[str, Any]] = [
@@ -23,6 +23,7 @@ def facts(entry: Entry) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {what}" for name, what in mapping(row.get("versions")).items())),
         ("machine", entry.hardware),
     ]
+    found += _parts(row, measure)
     found += [
         (f"{name}, sha256", data.get(f"{key}_sha256"))
         for name, key in (("documents", "corpus"), ("queries", "queries"), ("judgements", "qrels"))
@@ -41,7 +42,8 @@ def facts(entry: Entry) -> list[tuple[str, str]]:
     for name, hashes in mapping(row.get("models")).items():
         told = mapping(hashes)
         found.append((f"model {name}", ", ".join(f"{part} {what}" for part, what in told.items())))
-    for step in row.get("stages") or []:
+    stages: Any = row.get("stages")
+    for step in stages if isinstance(stages, list) else ():
         told = mapping(step)
         if isinstance(told.get("ms"), int | float):
             found.append((f"stage {told.get('stage')}", f"{told['ms']:,.2f} ms a query"))
@@ -49,3 +51,21 @@ def facts(entry: Entry) -> list[tuple[str, str]]:
     if isinstance(energy, int | float):
         found.append(("energy", f"{energy:,.1f} J"))
     return [(label, str(value)) for label, value in found if value not in (None, "")]
+
+
+def _parts(row: Row, measure: str) -> list[tuple[str, str]]:
+    """The measure by further judgements, and by buckets of queries."""
+    found = []
+    for name, group in mapping(row.get("secondary")).items():
+        mean = mapping(mapping(group).get(measure)).get("mean")
+        if isinstance(mean, int | float):
+            found.append((f"{measure}, {name}", f"{mean:.4f}"))
+    for name, labels in mapping(row.get("buckets")).items():
+        told = [(label, mapping(values)) for label, values in mapping(labels).items()]
+        texts = [
+            f"{label}: {values[measure]:.4f} ({values.get('queries')})"
+            for label, values in told
+            if isinstance(values.get(measure), int | float)
+        ]
+        found.append((f"{measure} by {name} (queries)", ", ".join(texts)))
+    return found

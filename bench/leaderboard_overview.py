@@ -72,7 +72,7 @@ def overview(sections: Sequence[Section], means: Sequence[Row]) -> Overview | No
             mean = row["measures"][measure]["mean"]
             trained_on = str(row["system"].get("trained_on") or "")
             blank: list[float | None] = [None] * len(kept)
-            lines.append(Line(row["system"]["name"], row["quoted"], trained_on, blank, mean, []))
+            lines.append(Line(row["system"]["name"], str(row["quoted"]), trained_on, blank, mean, []))
     lines.sort(key=lambda line: (line.mean is None, -(line.mean or 0.0), line.name, line.quoted))
     left_out = sorted({task for (task, _), count in counts.items() if count > 1})
     return Overview(kept[0].suite, measure, kept, lines, left_out)

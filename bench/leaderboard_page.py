@@ -96,7 +96,7 @@ def _system(entry: Entry, section: Section) -> dict[str, Any]:
     told: dict[str, Any] = {"name": printable(entry.name)}
     if entry.values is not None:
         told["values"] = [round(value, 5) for value in entry.values.tolist()]
-        told["facts"] = [[label, printable(value)] for label, value in facts(entry)]
+        told["facts"] = [[label, printable(value)] for label, value in facts(entry, section.headline)]
     return told
 
 
@@ -148,8 +148,8 @@ def _legend(section: Section) -> str:
     parts.append("Tokens dropped: not read by a model, in documents / while searching.")
     machines = hardware(section)
     if len(machines) > 1:
-        listed = "; ".join(f"{number}: {shown(name)}" for number, name in enumerate(machines, 1))
-        parts.append(f"Machines, whose times do not compare: {listed}.")
+        numbered = "; ".join(f"{number}: {shown(name)}" for number, name in enumerate(machines, 1))
+        parts.append(f"Machines, whose times do not compare: {numbered}.")
     else:
         parts.append(f"Machine: {shown(machines[0])}.")
     return f'<p class="legend">{" ".join(parts)}</p>'

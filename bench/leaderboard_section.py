@@ -112,7 +112,7 @@ def section(
 
 
 def _entry(row: Row, leading: str) -> Entry:
-    quoted = row.get("quoted", "")
+    quoted = (str(row["quoted"]) or "source not told") if "quoted" in row else ""
     figures = {}
     for name, figure in row["measures"].items():
         low, high = figure.get("low"), figure.get("high")

@@ -16,6 +16,7 @@ def shown(text: str) -> str:
 
 
 def table(section: Section) -> str:
+    """The whole table, in a box that scrolls where it is wider than the page."""
     fields = [column for column in columns(section) if column.key != "trained"]  # stands with the name
     heads = "".join(head(column, column.key == section.headline) for column in fields)
     lines = "\n".join(_line(section, place, fields) for place in range(len(section.entries)))

@@ -56,11 +56,14 @@ def leaderboard(given: Namespace) -> None:
         latex_file=given.latex,
     )
     for section in made.sections:
-        ours = sum(not entry.quoted for entry in section.entries)
-        print(
-            f"{section.title}: {ours} systems, {len(section.pairs)} tests, "
-            f"{len(section.entries) - ours} quoted lines"
-        )
+        cited = sum(bool(entry.quoted) for entry in section.entries)
+        counts = [
+            (len(section.entries) - cited, "system"),
+            (len(section.pairs), "test"),
+            (cited, "quoted line"),
+        ]
+        words = (f"{count} {word}{'s' * (count != 1)}" for count, word in counts if count)
+        print(printable(f"{section.title}: {', '.join(words)}"))
     for warning in dict.fromkeys(section.warning for section in made.sections):
         if warning:
             note(f"warning: {warning}")

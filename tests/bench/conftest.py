@@ -26,7 +26,7 @@ def make_row() -> Callable[..., Any]:
                 "file": "",
             },
             "suite": "made", "task": "one", "split": "test",
-            "measures": {"nDCG@10": figure(values), "RR@10": figure(np.round(values, 1))},
+            "measures": {"nDCG@10": figure(values), "RR@10": figure(np.round(values, 1).tolist())},
             "data": {
                 "documents": 9, "queries": len(values), "of": len(values), "corpus_sha256": "c" * 64,
                 "queries_sha256": "a" * 64, "qrels_sha256": "b" * 64, "source": "data/made",

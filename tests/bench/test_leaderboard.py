@@ -192,12 +192,16 @@ def test_the_command(rows: list[Any], tmp_path: Path, capsys: pytest.CaptureFixt
     for row in rows:
         write_row(row, row_path(row, tmp_path / "rows"))
     out = str(tmp_path / "site")
-    assert (
-        main(["leaderboard", str(tmp_path / "rows"), "-o", out, "--baseline", "even", "--title", "Ours"]) == 0
-    )
-    assert "4 systems, 6 tests" in capsys.readouterr().out
+    command = ["leaderboard", str(tmp_path / "rows"), "-o", out]
+    assert main([*command, "--baseline", "even", "--title", "Ours"]) == 0
+    assert "4 systems, 6 tests\n" in capsys.readouterr().out
     assert "<title>Ours</title>" in (tmp_path / "site" / "index.html").read_text()
-    assert main(["leaderboard", str(tmp_path / "rows"), "-o", out, "--baseline", "evn"]) == 2
+    cited = {"quoted": "Table 2", "system": {"name": "Theirs"}, "measures": {"nDCG@10": {"mean": 0.699}}}
+    place = {"suite": "made", "task": "one", "split": "test"}
+    (tmp_path / "theirs.json").write_text(json.dumps({**cited, **place}))
+    assert main([*command, str(tmp_path / "theirs.json")]) == 0
+    assert "6 tests, 1 quoted line\n" in capsys.readouterr().out
+    assert main([*command, "--baseline", "evn"]) == 2
     assert "did you mean 'even'" in capsys.readouterr().err
     assert main(["leaderboard", "-o", out]) == 2
     with pytest.raises(UnknownName):

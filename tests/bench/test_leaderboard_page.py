@@ -98,7 +98,7 @@ def test_policy_allows_this_script_and_style_alone(rows: list[Any]) -> None:
 
 
 def test_everything_stands_there_without_a_script(rows: list[Any]) -> None:
-    cited = {
+    cited: Any = {
         "quoted": "a paper, Table 7", "system": {"name": "Literature"}, "suite": "made", "task": "one",
         "split": "test", "measures": {"nDCG@10": {"mean": 0.99}},
     }  # fmt: skip
@@ -139,8 +139,21 @@ STRANGE: list[dict[str, Any]] = [
     {"index": "x", "times_ms": [], "tokens_dropped": 7, "hardware": "y", "models": 3, "stages": [1]},
     {"index": {"representations": {"a": 5}}, "times_ms": {"p50": "fast", "p99": -1}, "versions": 0},
     {"tokens_dropped": {"documents": -1, "searching": "many"}, "energy_joules": "x"},
-    {"data": "z"},
+    {
+        "data": "z",
+        "stages": 5,
+        "buckets": {"by": [1]},
+        "secondary": {"x": {"nDCG@10": {"mean": 1, "values": [1, 1]}}},
+    },
 ]
+
+
+def test_parts_of_the_measure_are_told(make_row: Callable[..., Any]) -> None:
+    twins = {"duplicate-aware": {"nDCG@10": {"mean": 0.25, "values": [0.2, 0.3]}}}
+    lengths = {"length": {"<2k": {"queries": 1, "nDCG@10": 0.1}, "2-8k": {"queries": 1, "nDCG@10": 0.2}}}
+    text = page(board([make_row("BM25", [0.1, 0.2], secondary=twins, buckets=lengths)]))
+    assert '["nDCG@10, duplicate-aware","0.2500"]' in text
+    assert "0.1000 (1), 2-8k: 0.2000 (1)" in text
 
 
 @pytest.mark.parametrize("fields", STRANGE)

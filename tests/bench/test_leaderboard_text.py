@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retrieval.bench.leaderboard_board import board
 from retrieval.bench.leaderboard_text import escape_latex, escape_markdown, latex, markdown
 
-CITED = {
+CITED: Any = {
     "quoted": "Table_1 & more", "system": {"name": "Lit_erature"}, "suite": "made", "task": "one",
     "split": "test", "measures": {"nDCG@10": {"mean": 0.99}},
 }  # fmt: skip
