@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -165,6 +166,38 @@ def test_hostile_names_run_nothing(make_row: Callable[..., Any], tmp_path: Path,
     assert lines(text)[0][0] in (HOSTILE, "BM25")
     assert "&lt;/script&gt;&lt;img" in text
     page.open(system="<img src=x onerror=alert(1)>", baseline="nobody", task="none", order="up")
+
+
+def test_clicks_and_keys(page: Page) -> None:
+    """The page's own script is followed by one that does what a reader does, and keeps what it sees."""
+    steps = """
+      const seen = [], one = (query) => document.querySelector(query);
+      const text = (node) => node.textContent;
+      const order = () => [...document.querySelectorAll("tbody .name")].map(text).join(" ");
+      const event = (key) => new KeyboardEvent("keydown", { key, bubbles: true });
+      const press = (key) => document.activeElement.dispatchEvent(event(key));
+      one('th[data-key="p50"] button').click(); seen.push(order());
+      one('th[data-key="p50"] button').click(); seen.push(order());
+      const select = one("select.baseline");
+      select.value = [...select.options].find((option) => option.text === "good").value;
+      select.dispatchEvent(new Event("change")); seen.push(one("tr.base .name").textContent);
+      const even = [...document.querySelectorAll("button.name")].find((name) => text(name) === "even");
+      even.click(); seen.push(one(".panel h3").textContent);
+      one('circle[tabindex="0"]').focus(); const first = one("output").textContent;
+      press("ArrowRight"); seen.push(first !== one("output").textContent && first.startsWith("query q"));
+      press("Escape"); seen.push(one(".panel").hidden && document.activeElement === even);
+      one("input.cited").click(); seen.push(one("table.systems").className);
+      document.body.append(JSON.stringify([...seen, location.hash]));
+    """
+    file = Path(page.address.removeprefix("file://"))
+    text = re.sub(r"<meta http-equiv[^>]*>", "", file.read_text())
+    file.write_text(text.replace("</body>", f"<script>{steps}</script></body>"))
+    found = re.search(r'\["even BM25.*\]', page.open())
+    assert found is not None
+    assert json.loads(unescape(found[0])) == [
+        "even BM25 good slow Literature", "slow good BM25 even Literature", "good", "even against good", True,
+        True, "systems ours", "#task=made-one-test&sort=p50&order=desc&baseline=good&quoted=no",
+    ]  # fmt: skip
 
 
 def test_an_error_would_be_seen(page: Page) -> None:
