@@ -151,7 +151,8 @@ def _attend(qkv: Tensor, spread: Spread, heads: int) -> Tensor:
 
 def _first_tokens(attention: Any) -> _First:
     def matrix(linear: nn.Linear) -> Tensor:
-        return linear.weight.detach().float().unflatten(0, (attention.heads, -1))
+        weight = linear.weight.detach().float()
+        return weight.view(attention.heads, -1, weight.shape[1])
 
     query, value = attention.query, attention.value
     return _First(
@@ -164,7 +165,7 @@ def _attend_first(of: _First, x: Tensor, starts: Tensor, spread: Spread) -> Tens
     """What first tokens take in, float32[B, H]: of rows x[T, H], first tokens' rows starts[B, H]."""
     weight, bias = of.query
     heads, size, _ = weight.shape
-    query = functional.linear(starts.float(), weight.flatten(0, 1), bias).unflatten(1, (heads, size))
+    query = functional.linear(starts.float(), weight.flatten(0, 1), bias).view(len(starts), heads, size)
     # [B, heads, H]: a query times its head's key matrix meets rows as they are.
     asked = torch.einsum("bhd,hdk->bhk", query, of.key) / size**0.5
     taken = torch.empty_like(asked)

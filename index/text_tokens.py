@@ -132,7 +132,7 @@ class Tokens:
         none = [np.empty(0, np.int32)]
         return [np.concatenate(parts or none) for parts in kept], counts
 
-    def pair_frame(self) -> tuple[Any, Any, Any, tuple[int, ...]]:
+    def pair_frame(self) -> tuple[Any, Any, Any, tuple[int, int, int, int, int]]:
         """Special tokens before, between and after two texts, and the segments of the five parts (0 or 1).
 
         Raises UserError where the tokenizer changes the texts' tokens.
@@ -153,9 +153,9 @@ class Tokens:
         first = at[0]
         parts = [framed[:first], framed[first + size : second], framed[second + size :]]
         before, between, after = (np.array(part, np.int32) for part in parts)
-        starts = [0, first, first + size, second, second + size]
-        ends = [min(start, len(kinds) - 1) for start in starts]
-        return before, between, after, tuple(kinds[i] for i in ends)
+        starts = (0, first, first + size, second, second + size)
+        a, b, c, d, e = (kinds[min(start, len(kinds) - 1)] for start in starts)
+        return before, between, after, (a, b, c, d, e)
 
     def count(self, text: str) -> int:
         """Tokens of a text without the special ones."""

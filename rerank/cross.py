@@ -42,7 +42,8 @@ def create(model: str = "", length: int = 0, precision: str = "float32", **setti
     if "blocks" in settings:
         from retrieval.rerank.cross_blocks import CrossBlocks
 
-        return CrossBlocks(model, length, precision, **settings)
+        given: dict[str, Any] = settings
+        return CrossBlocks(model, length, precision, **given)
     if settings:
         raise UserError(
             f"cross cannot take {next(iter(settings))}=; it has model, length, precision, and with "

@@ -123,9 +123,10 @@ class CrossTask:
         taught = self._taught(examples, groups)
         loss = group_loss(scores, sizes, self.settings["loss"], taught)
         first = torch.zeros_like(scores) if taught is None else taught  # of equals the first is the greatest
+        parts = sizes.tolist()
         best = [
             own.argmax() == wanted.argmax()
-            for own, wanted in zip(scores.detach().split(sizes.tolist()), first.split(sizes.tolist()))
+            for own, wanted in zip(torch.split(scores.detach(), parts), torch.split(first, parts))
         ]
         return loss, {"accuracy": float(torch.stack(best).float().mean())}
 

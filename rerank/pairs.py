@@ -33,7 +33,8 @@ class Frame(NamedTuple):
     @classmethod
     def of_bert(cls, start: int, sep: int) -> Frame:
         """[CLS] query [SEP] document [SEP]."""
-        return cls(*(np.array([one], np.int32) for one in (start, sep, sep)))
+        first, last = np.array([start], np.int32), np.array([sep], np.int32)
+        return cls(first, last, last)
 
 
 class Joined(NamedTuple):
