@@ -159,6 +159,23 @@ def test_in_a_pipeline_of_an_index(tiny_model: Maker, tmp_path: Path) -> None:
     assert repr(stage) == f"bm25 % 10 >> cross({directory}) % 2"
 
 
+def test_a_fetched_hub_id_and_a_model_of_bytes(
+    tiny_model: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tiny_model("cross", words=["fox", "zoo"])
+    files = ModelFiles.open(str(directory))
+    monkeypatch.setattr("retrieval.index.model_files._INT8_SIZE", 100)
+    small, vocabulary = str(tmp_path / "small"), files.vocabulary
+    save_model(small, files.config, files.tensors(), vocabulary.data, vocabulary.name, dtype="int8")
+    monkeypatch.setattr("retrieval.index.hub._snapshot", lambda model, local: small)
+    stage = make("cross", {"model": "owner/name"}).with_documents(lookup)
+    assert repr(stage) == "cross(owner/name)"
+    found = stage(QUERIES, everything()).to_dict()
+    wanted = Cross(str(directory)).with_documents(lookup)(QUERIES, everything()).to_dict()
+    apart = [abs(found[query][doc] - score) for query, docs in wanted.items() for doc, score in docs.items()]
+    assert 1e-5 < max(apart) < 0.5  # a byte a weight, and the right ones
+
+
 def test_a_bprop_model_scores_with_its_rop_head(tiny_model: Maker) -> None:
     from retrieval.index.bert import pack
     from retrieval.index.bprop_model import load_bprop
