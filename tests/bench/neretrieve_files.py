@@ -17,7 +17,8 @@ ENTITIES: dict[str, tuple[str, ...]] = {  # entity -> types
 
 def paragraph(number: int, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the paragraph, its label): a sentence for each entity, then filler."""
-    content, tagged = "", {}
+    content = ""
+    tagged: dict[str, dict[str, Any]] = {}
     for name in names:
         place = len(content.split(" ")) if content else 0
         content += f"{' ' if content else ''}{name}, it is said, was there."

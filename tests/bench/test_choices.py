@@ -84,7 +84,7 @@ def test_holdings_are_ranked_and_scored(
     casehold.main([str(path)])
     assert capsys.readouterr().out == f"BM25: accuracy 0.7500, macro-F1 {np.mean(scores):.4f}\n"
     with pytest.raises(UserError, match="none of casehold"):
-        casehold.macro_f1({**row, "suite": "beir"})
+        casehold.macro_f1({**row, "suite": "beir"})  # type: ignore[typeddict-item]
 
 
 def test_forms_of_the_file_hold_the_same(folder: str, tmp_path: Path) -> None:

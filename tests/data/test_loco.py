@@ -110,7 +110,7 @@ def test_parquet_needs_pyarrow_and_says_so(folder: Path) -> None:
 
 def test_parquet_holds_the_same(folder: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
+    from pyarrow import parquet  # type: ignore[import-not-found]
 
     before = LocoTask(folder, "qmsum", PART)
     documents = list(before.documents())
