@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from argparse import Namespace
 from collections.abc import Callable
@@ -75,6 +76,10 @@ def tune(given: Namespace) -> None:
         raise UserError(f"--folds {given.folds}: give 2 or more")
     import numpy as np
 
+    from retrieval.data.beir import split_source
+
+    if given.qrels is None and not os.path.isdir(split_source(given.queries)[0]):
+        raise UserError("--qrels is missing; only a folder as PATH@split has judgements beside its queries")
     from retrieval.bench.tune import DEPTHS, judged_queries
     from retrieval.bench.tune import tune as search
     from retrieval.data.output import atomic

@@ -193,6 +193,11 @@ def test_the_verb(path: Path, files: list[str], tmp_path: Path, capsys: pytest.C
     assert tuned.search("sun") == tuned.search("sun", pipeline=stored)
 
 
+def test_judgements_are_needed(path: Path, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tune", str(path), *files[:2], "--budget", "50ms"]) == 2
+    assert "--qrels is missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
