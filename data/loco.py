@@ -63,7 +63,8 @@ class LocoTask:
 
     queries     in the order of the file
     judgements  query id -> {document id: 1}
-    counts      queries and documents of the files; dropped: pairs of Qasper without a passage, left out
+    counts      queries and documents of the files
+    dropped     queries and documents of them that are left out: pairs of Qasper without a passage
     files       that were read
     """
 
@@ -86,7 +87,7 @@ class LocoTask:
         held, empty = self._survey()
         queries = self._read_queries(held, empty)
         self.counts = queries, len(held) + len(empty)
-        self.dropped = queries - len(self.queries)
+        self.dropped = queries - len(self.queries), len(empty)
         self._check(folder)
 
     @property
@@ -156,13 +157,15 @@ class LocoTask:
     def _check(self, folder: str | os.PathLike[str]) -> None:
         """Raises UserError where the counts are not the published ones, before or after Qasper's rule."""
         wanted = _COUNTS[self.name].get(self.split)
-        kept = self.counts[0] - self.dropped, self.counts[1] - self.dropped
-        if wanted is not None and wanted not in (self.counts, kept):
+        if wanted is not None and wanted not in (self.counts, self._kept()):
             raise UserError(
                 f"{os.fspath(folder)}: {self.name} has {self.counts[0]:,} queries and {self.counts[1]:,} "
                 f"documents, where the published {self.split} split has {wanted[0]:,} and {wanted[1]:,}; "
                 f"complete the files, or run on what there is with the split {PART!r}"
             )
+
+    def _kept(self) -> tuple[int, int]:
+        return self.counts[0] - self.dropped[0], self.counts[1] - self.dropped[1]
 
     @property
     def note(self) -> str:
@@ -170,12 +173,13 @@ class LocoTask:
         parts = []
         if self.split == PART:
             queries, documents = _COUNTS[self.name]["test"]
+            kept = self._kept()
             parts.append(
-                f"not the published files: {len(self.queries):,} queries and "
-                f"{self.counts[1] - self.dropped:,} documents, where those have {queries:,} and {documents:,}"
+                f"not the published files: {kept[0]:,} queries and {kept[1]:,} documents, where those have "
+                f"{queries:,} and {documents:,}"
             )
-        if self.dropped:
-            parts.append(f"{self.dropped:,} pairs of Qasper without a passage are left out")
+        if any(self.dropped):
+            parts.append(f"{self.dropped[0]:,} queries of Qasper whose passage is empty are left out")
         return "; ".join(parts)
 
     def _rows(self, side: str) -> Iterator[Row]:

@@ -29,7 +29,7 @@ def test_a_file_a_task(folder: Path) -> None:
             "what of copper",
         ]
         assert list(found.judgements.values()) == [{name: 1} for name in names]
-        assert found.dropped == (1 if task.startswith("qasper") else 0)
+        assert found.dropped == ((1, 1) if task.startswith("qasper") else (0, 0))
     assert set(V0) < set(TASKS)
     assert len(TASKS) == 12
 
@@ -38,7 +38,7 @@ def test_files_of_all_tasks_are_filtered_by_their_dataset(tmp_path: Path) -> Non
     for side, made in (("queries", loco_files.queries), ("documents", loco_files.documents)):
         loco_files.lines(tmp_path / f"{side}.jsonl", [one for task in TASKS for one in made(task)])
     found = LocoTask(tmp_path, "qasper_title", PART)
-    assert (len(found.queries), found.dropped) == (3, 1)
+    assert (len(found.queries), found.dropped) == (3, (1, 1))
     assert found.own_documents == []
     assert all(document.doc_id.startswith("qasper_title") for document in found.documents())
 
@@ -53,7 +53,7 @@ def test_the_counts_are_those_published(folder: Path, monkeypatch: pytest.Monkey
     assert (found.counts, found.note) == ((3, 3), "")
     for counts in ((3, 3), (4, 4)):  # after Qasper's rule, and before it
         monkeypatch.setitem(loco._COUNTS, "qasper_title", {"test": counts})
-        assert "1 pairs of Qasper" in LocoTask(folder, "qasper_title").note
+        assert "1 queries of Qasper" in LocoTask(folder, "qasper_title").note
     assert "where those have 272 and 272" in LocoTask(folder, "qmsum", PART).note
 
 
