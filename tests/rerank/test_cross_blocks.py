@@ -125,7 +125,7 @@ def test_the_best_block_goes_with_the_hit(model: str, tmp_path: Path) -> None:
     hits = index.search("fox", pipeline=text)
     passages = index.passages("fox", [hit.doc_id for hit in hits], pipeline=text)
     assert {hit.doc_id for hit in hits} == {"d0", "d1", "d5"}
-    cut = {"blocks": "windows", "tokens": 20}
+    cut: dict[str, Any] = {"blocks": "windows", "tokens": 20}
     splitter = Splitter(take_settings("x", cut), open_reader(model).offsets)
     for hit, passage in zip(hits, passages, strict=True):
         assert passage is not None
