@@ -39,7 +39,7 @@ _USUAL = ("classifier.dense", torch.tanh, "classifier.out_proj")
 
 
 class Network(nn.Module):
-    """network.score(packed) is the score of each sequence, float32[B], on the model's device."""
+    """A network and the head above its first tokens, on the GPU where there is one."""
 
     def __init__(
         self, bert: Bert, dense: nn.Linear, activation: Callable[[Tensor], Tensor], out: nn.Linear
