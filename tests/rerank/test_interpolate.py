@@ -65,6 +65,13 @@ def test_it_stops_when_the_order_is_certain() -> None:
     assert sum(step.candidates_in for step in run.trace if step.stage == "scored") == sum(inner.read)
 
 
+def test_a_candidate_that_can_only_tie_is_read() -> None:
+    run = Run.from_dict({"1": {**{f"a{at:02d}": 1.0 for at in range(16)}, "z1": 0.0, "z0": 0.0}})
+    scores = [float(name == "z1") for name in run.doc_ids]
+    stage = Interpolate("scored", 0.5).with_stage(Scored(scores=scores))
+    assert ids((Given(run) >> stage % 1)(run.queries)) == ["z1"]  # 0.5 each, and the largest id
+
+
 @pytest.mark.parametrize(
     "params", [{"weight": 1.1}, {"weight": "a"}, {"low": 1.0}, {"high": float("inf")}, {"low": True}]
 )
