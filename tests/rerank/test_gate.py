@@ -58,6 +58,12 @@ def test_nobody_and_everybody() -> None:
     assert pipeline(Gate(least=2.0))(some).to_dict() == RUN.aligned(some).to_dict()
 
 
+def test_bounds_belong_to_what_passes() -> None:
+    value = float(feature(RUN, "margin")[1])
+    for gate in (Gate(most=value), Gate(least=value)):
+        assert gate.passes(RUN)[1]
+
+
 def test_two_gates() -> None:
     last = Scored()
     run = pipeline(Gate(most=0.5), Scored("first"), Gate("entropy", least=0.9), last)(RUN.queries)
