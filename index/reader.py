@@ -165,7 +165,8 @@ class IndexReader:
             if hasattr(made, "with_representation"):
                 wanted: str = made.representation
                 if wanted not in self._methods:
-                    raise UnknownName("representation", wanted, list(self._methods))
+                    hint = getattr(made, "missing", "")
+                    raise UnknownName("representation", wanted, list(self._methods), hint)
                 expanding: Stage = made.with_representation(resolve(wanted, made.settings))
                 return expanding
             return self._with_documents(self._with_blocks(made))
@@ -225,8 +226,9 @@ class IndexReader:
     ) -> list[Passage | None]:
         """Where each document answers best: the best block by the pipeline's first stage that scores blocks.
 
-        That is a representation of blocks, or a re-ranker that cuts documents. None for each where the
-        pipeline has none. Raises UserError for an unknown id.
+        That is a representation of blocks, or a re-ranker that cuts documents; before both comes one that
+        read nothing but the best blocks (`reads_best`). None for each where the pipeline has none. Raises
+        UserError for an unknown id.
         """
         from retrieval.index.explain import stages
 
@@ -236,11 +238,12 @@ class IndexReader:
         for doc_id, ordinal in zip(wanted, found.tolist(), strict=True):
             if ordinal < 0:
                 raise no_document(doc_id)
-        for part in stages(self.pipeline(pipeline)):
-            if hasattr(part, "passages"):
-                passages: list[Passage | None] = part.passages(query, wanted)
-                return passages
-        return [None] * len(wanted)
+        able: list[Any] = [part for part in stages(self.pipeline(pipeline)) if hasattr(part, "passages")]
+        if not able:
+            return [None] * len(wanted)
+        able.sort(key=lambda part: not getattr(part, "reads_best", False))
+        passages: list[Passage | None] = able[0].passages(query, wanted)
+        return passages
 
     def text_of(self, doc_id: str) -> str:
         """Title and text of a document. Raises UserError for an unknown id, or where no text is stored."""

@@ -130,6 +130,19 @@ class BlockStage(IndexStage):
         ends = np.append(0, np.cumsum(sizes))
         return (np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1])).astype(np.int32), ends
 
+    def best_blocks(
+        self, queries: list[Query], offsets: NDArray[np.int64], docs: NDArray[np.int32], count: int = 1
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+        """(blocks, ends, tokens of the queries cut off): of document i, blocks[ends[i]:ends[i + 1]] are the
+        `count` that score best, best first, the first one among equals. queries, offsets, docs: see scores.
+        """
+        blocks, ends = self._blocks_of(docs)
+        found, dropped = self.inner.scores(queries, ends[offsets], blocks)
+        sizes = np.diff(ends)
+        order = np.lexsort((-found, np.repeat(np.arange(len(docs)), sizes)))  # equal ones stay in order
+        kept = np.arange(len(blocks)) - np.repeat(ends[:-1], sizes) < count
+        return blocks[order[kept]], np.append(0, np.cumsum(np.minimum(sizes, count))), dropped
+
     def passages(self, query: str, ids: Sequence[str]) -> list[Passage]:
         """The best block of each document for a query, the first one among equals. ids: of the index."""
         return self._passages(query, self.view.find_many(list(ids)).tolist())

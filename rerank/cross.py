@@ -3,7 +3,8 @@
 Every candidate is read together with the query; the score is the model's, before any sigmoid. Candidates of
 all queries are batched together, sorted by length. What does not fit the model is cut off and counted in the
 trace (tokens dropped): the end of the document, and of a query that takes more than half of the room. With
-blocks=sentences (cross_blocks.py) documents are read to their end instead. A model is a directory or a hub id
+blocks=sentences (cross_blocks.py) documents are read to their end instead, with passages=NAME
+(cross_passages.py) where an index's blocks of that name match best. A model is a directory or a hub id
 fetched before: any network for sequence classification with one label or two, or a B-PROP model.
 """
 
@@ -35,19 +36,24 @@ _PRECISIONS = ("float32", "bfloat16", "auto")
 
 @register("cross")
 def create(model: str = "", length: int = 0, precision: str = "float32", **settings: Param) -> Cross:
-    """The stage; with `blocks` among the settings the one of cross_blocks.py, and its settings.
+    """The stage; with `blocks` among the settings that of cross_blocks.py, with `passages` that of
+    cross_passages.py, and their settings.
 
     Raises UserError, UnknownName, MissingExtra.
     """
+    given: dict[str, Any] = settings
     if "blocks" in settings:
         from retrieval.rerank.cross_blocks import CrossBlocks
 
-        given: dict[str, Any] = settings
         return CrossBlocks(model, length, precision, **given)
+    if "passages" in settings:
+        from retrieval.rerank.cross_passages import CrossPassages
+
+        return CrossPassages(model, length, precision, **given)
     if settings:
         raise UserError(
             f"cross cannot take {next(iter(settings))}=; it has model, length, precision, and with "
-            "blocks=sentences (or windows, structure) what docs/cross.md lists"
+            "blocks=sentences (or windows, structure) or passages=NAME what docs/cross.md lists"
         )
     return Cross(model, length, precision)
 
