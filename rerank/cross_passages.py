@@ -57,7 +57,7 @@ class CrossPassages(Cross):
         super().__init__(model, length, precision)
         self.params |= {"passages": passages} | ({"best": best} if best != 1 else {})
         self.representation = passages
-        self.missing = f"Add it to the index: retrieve add DIR {_SUCH.format(passages)}"
+        self.missing = f"Where there is none of blocks, add one: retrieve add DIR {_SUCH.format(passages)}"
         self._best = best
         self._chooser: BlockStage | None = None
 

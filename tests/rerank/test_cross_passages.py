@@ -209,7 +209,10 @@ def test_repr_and_composition(model: str, tmp_path: Path) -> None:
     ("settings_", "message"),
     [
         ("passages=bm25", "bm25 is not of blocks; name a representation that is, such as --sparse"),
-        ("passages=pars", "unknown representation 'pars'; did you mean 'parts'.* retrieve add DIR --sparse"),
+        (
+            "passages=pars",
+            "unknown representation 'pars'; did you mean 'parts'.* add one: retrieve add DIR --sparse",
+        ),
         ("passages=parts, best=0", "best=0"),
         ("passages=parts, best=true", "best=True"),
         ("passages=7", "passages=7; name a representation"),
