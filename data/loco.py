@@ -22,7 +22,7 @@ from retrieval.data.fields import shown, text_problem
 from retrieval.data.jsonl import json_problem
 from retrieval.data.lines import Source, text_lines
 from retrieval.diskio import disk_errors
-from retrieval.errors import BadLine, UnknownName, UserError
+from retrieval.errors import BadLine, MissingExtra, UnknownName, UserError
 from retrieval.types import Document, Query
 
 V0 = ("summ_screen_fd", "gov_report", "qmsum", "qasper_title", "qasper_abstract")
@@ -270,9 +270,7 @@ def _parquet(path: str) -> Iterator[Row]:
     try:
         from pyarrow import ArrowException, parquet  # type: ignore[import-not-found]
     except ImportError:
-        raise UserError(
-            f"reading {path} needs pyarrow: pip install pyarrow, or give the JSON lines"
-        ) from None
+        raise MissingExtra("parquet", f"pyarrow, which reads {path} (or give the JSON lines)") from None
     try:
         with parquet.ParquetFile(path) as file:
             number = 0

@@ -21,6 +21,7 @@ _EXTRAS = {  # extra -> the modules that it brings
     "gguf": ("gguf", "accelerate"),
     "long": ("sentencex",),
     "lowbit": ("bitsandbytes",),
+    "parquet": ("pyarrow",),
 }
 _FLAGS = (
     "sse4_2",

@@ -9,7 +9,7 @@ import pytest
 
 from retrieval.data import loco
 from retrieval.data.loco import PART, TASKS, V0, LocoTask
-from retrieval.errors import BadLine, UnknownName, UserError
+from retrieval.errors import BadLine, MissingExtra, UnknownName, UserError
 from tests.bench import loco_files
 
 
@@ -104,7 +104,7 @@ def test_parquet_needs_pyarrow_and_says_so(folder: Path) -> None:
         pytest.skip("pyarrow is installed")
     place = folder / "LoCoV1-Queries" / "documents"
     (place / "qmsum_test.jsonl").rename(place / "qmsum_test.parquet")
-    with pytest.raises(UserError, match="pip install pyarrow"):
+    with pytest.raises(MissingExtra, match=r"pyarrow.*qmsum_test\.parquet.*retrieval\[parquet\]"):
         LocoTask(folder, "qmsum", PART)
 
 

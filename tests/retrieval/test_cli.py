@@ -337,7 +337,7 @@ def test_doctor(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert facts["packages"]["numpy"] == __import__("numpy").__version__
     assert facts["here"]["writable"]
     assert facts["here"]["free_bytes"] > 0
-    extras = {"models", "faiss", "lucene", "bench", "onnx", "openvino", "gguf", "long", "lowbit"}
+    extras = {"models", "faiss", "lucene", "bench", "onnx", "openvino", "gguf", "long", "lowbit", "parquet"}
     assert set(facts["extras"]) == extras
     assert "extra models" in call("doctor").out
     monkeypatch.setattr(cli_doctor, "_CORE", ("numpy", "no-such-package"))
