@@ -31,6 +31,7 @@ from retrieval.data.corpus import open_corpus
 from retrieval.data.queries import read_queries
 from retrieval.errors import UserError
 from retrieval.index.index import Index
+from retrieval.index.model_files import WEIGHTS, ModelFiles, save_model
 from retrieval.rerank.cross import Cross, open_reader
 from retrieval.types import Document, Query, Run
 
@@ -94,7 +95,9 @@ def peer(model: str, length: int) -> Score:
     import torch
 
     logging.disable_progress_bar()
-    encoder = CrossEncoder(model, device="cpu", local_files_only=True, max_length=length)
+    with tempfile.TemporaryDirectory() as folder:
+        readable = _in_float32(model, folder)
+        encoder = CrossEncoder(readable, device="cpu", local_files_only=True, max_length=length)
     plain = torch.nn.Identity()
 
     def score(work: Work) -> Scores:
@@ -103,6 +106,22 @@ def peer(model: str, length: int) -> Score:
         return found if found.ndim == 1 else found[:, 1] - found[:, 0]
 
     return score
+
+
+def _in_float32(model: str, folder: str) -> str:
+    """A directory with the same weights as others read them: our int8 rows with a scale are our own form."""
+    from safetensors import safe_open
+
+    path = os.path.join(model, WEIGHTS)
+    if not os.path.isfile(path):
+        return model
+    with safe_open(path, framework="pt") as opened:
+        if not any(name.endswith(".scale") for name in opened.keys()):  # noqa: SIM118 (no mapping)
+            return model
+    files = ModelFiles.open(model)
+    words = files.vocabulary
+    save_model(folder, files.config, files.tensors(), words.data, words.name, dtype="float32")
+    return folder
 
 
 def lengths(model: str, work: Sequence[Work], length: int) -> dict[str, float]:

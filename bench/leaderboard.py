@@ -10,7 +10,7 @@ from pathlib import Path
 from retrieval.bench.leaderboard_board import Board, board
 from retrieval.bench.leaderboard_page import page
 from retrieval.bench.leaderboard_text import latex, markdown
-from retrieval.bench.row import Row
+from retrieval.bench.row import BOARD, Row
 from retrieval.data.output import atomic
 from retrieval.errors import UserError
 
@@ -41,7 +41,7 @@ def write_leaderboard(
         folder / "index.html": page(made),
         Path(markdown_file or folder / "leaderboard.md"): markdown(made),
         Path(latex_file or folder / "leaderboard.tex"): latex(made),
-        folder / "rows.json": _rows(made),
+        folder / BOARD: _rows(made),
     }
     for place, text in texts.items():
         with atomic(place) as write:

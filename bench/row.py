@@ -23,6 +23,8 @@ from retrieval.diskio import disk_errors
 from retrieval.errors import UserError
 
 FORMAT = "retrieval-row/1"
+BOARD = "rows.json"  # what a leaderboard writes beside its page: no row of its own
+_WHERE = "`retrieve bench --out DIR` writes rows, as DIR/SUITE/TASK/SYSTEM.json"
 TIES = "score descending, then document id descending"
 _PATTERN = re.compile(r"retrieval-row/\d+")
 _SIGNS = {">>": " then ", "+": " plus ", "%": " cut ", "*": " times "}
@@ -116,6 +118,8 @@ def write_row(row: Row, path: str | os.PathLike[str]) -> None:
 def read_row(path: str | os.PathLike[str]) -> Row:
     """The row of a file. Raises UserError, which names the file, for what is no row."""
     name = os.fspath(path)
+    if os.path.isdir(name):
+        raise UserError(f"{name} is a folder; name one row in it, such as {name}/SUITE/TASK/SYSTEM.json")
     with disk_errors("read", name), open(name, "rb") as file:
         data = file.read()
 
@@ -125,7 +129,7 @@ def read_row(path: str | os.PathLike[str]) -> Row:
     try:
         found = json.loads(data, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is no row: {error}") from None
+        raise UserError(f"{name} is no row: {error}; {_WHERE}") from None
     _check(name, found)
     return cast(Row, found)
 
@@ -140,7 +144,9 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
     for path in [os.fspath(each) for each in paths]:
         if not os.path.exists(path):
             raise UserError(f"there is no {path!r}; give rows, or folders that `retrieve bench --out` wrote")
-        files = sorted(map(str, Path(path).rglob("*.json"))) if os.path.isdir(path) else [path]
+        files = [path]
+        if os.path.isdir(path):  # a leaderboard may have been written into it
+            files = sorted(str(file) for file in Path(path).rglob("*.json") if file.name != BOARD)
         if not files:
             raise UserError(f"{path!r} holds no row; `retrieve bench --out {path}` writes some")
         for file in files:
@@ -157,12 +163,12 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
 def _check(name: str, row: Any) -> None:
     """Raises UserError, which names the file, where a row cannot be what it says."""
     if not isinstance(row, dict):
-        raise UserError(f"{name} is no row: not a JSON object")
+        raise UserError(f"{name} is no row: not a JSON object; {_WHERE}")
     form, quoted = row.get("format"), "quoted" in row
     if form != FORMAT and not (quoted and form is None):
         if isinstance(form, str) and _PATTERN.fullmatch(form):
             raise UserError(f"{name} has the format {form!r}; this version reads {FORMAT!r}: upgrade")
-        raise UserError(f"{name} is no row: its format is {form!r}, not {FORMAT!r}")
+        raise UserError(f"{name} is no row: its format is {form!r}, not {FORMAT!r}; {_WHERE}")
     needed: Mapping[str, type] = {"suite": str, "task": str, "split": str, "system": dict, "measures": dict}
     for key, kind in needed.items():
         if not isinstance(row.get(key), kind):

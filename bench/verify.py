@@ -132,12 +132,15 @@ def _index(row: Row, task: Task, system: System, settings: VerifySettings, found
     if path and os.path.isdir(path):
         index = Index.open(path, memory=settings.memory)
     elif settings.index or settings.work is None:
-        raise UserError(f"there is no index {path!r}; name it with --index DIR, or have it built: --work DIR")
+        gone = " (bench removes it at the end where it has no --work)" if not settings.index else ""
+        raise UserError(
+            f"there is no index {path!r}{gone}; name it with --index DIR, or have it built: --work DIR"
+        )
     else:
         Path(settings.work).mkdir(parents=True, exist_ok=True)
         index = TaskIndexes(Path(settings.work), settings.memory).open(task, [system])[system.name]
         path = os.fspath(index.path)
-        found.notes.append("the index was built again")
+        found.notes.append(f"the row's index is gone; asked was {path}")
     found.compare(
         "sha256 of the index's document ids", held.get("ids_sha256"), check(path, full=False)["ids_sha256"]
     )

@@ -77,7 +77,7 @@ def checked_pipeline(text: str, representations: Sequence[str]) -> str:
         if name in representations:
             return _Named(name, params)
         if name not in registry.names():
-            raise UnknownName("stage", name, [*representations, *registry.names()])
+            raise registry.unknown_stage(name, representations)
         made: Stage = registry.make(name, params)
         searched: str | None = getattr(made, "representation", None)  # by a stage that expands queries
         if searched is not None and searched not in representations:

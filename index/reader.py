@@ -155,10 +155,9 @@ class IndexReader:
                 if like and not self._seen(name)[0].has_lists:
                     params = {"reads": "passage", **params}
                 return self.stage(name, filter=filter, threads=threads, **params)
-            try:
-                made: Any = registry.make(name, params)
-            except UnknownName:
-                raise UnknownName("stage", name, [*self._methods, *registry.names()]) from None
+            if name not in registry.names():
+                raise registry.unknown_stage(name, list(self._methods))
+            made: Any = registry.make(name, params)
             if hasattr(made, "with_stage"):
                 mixed: Stage = made.with_stage(pipeline.parse(made.inner, resolve, given=True))
                 return mixed

@@ -7,7 +7,7 @@ word).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -106,6 +106,14 @@ def names(kind: str = "stage") -> list[str]:
     if kind == "stage":
         known |= {point.name for point in _entry_points()}
     return sorted(known)
+
+
+def unknown_stage(name: str, representations: Sequence[str]) -> UnknownName:
+    """The error for a name that neither an index nor the registry knows; what an index lacks can be added."""
+    if name in names("sparse method"):
+        hint = f"It is a way to index: retrieve add DIR --sparse {name}, or sparse = [...] in a system file"
+        return UnknownName("stage", name, representations, hint)
+    return UnknownName("stage", name, [*representations, *names()])
 
 
 def make(name: str, params: Mapping[str, Any], kind: str = "stage") -> Any:

@@ -60,3 +60,12 @@ def test_entry_points_are_loaded_when_their_name_is_asked_for(monkeypatch: pytes
     assert registry.lookup("plugin").__name__ == "OrderedDict"
     with pytest.raises(UnknownName):
         registry.lookup("plugin", kind="fusion")
+
+
+def test_a_method_that_an_index_lacks_can_be_added() -> None:
+    error = registry.unknown_stage("tildev2", ["bm25"])
+    assert str(error) == (
+        "unknown stage 'tildev2'; known: bm25. It is a way to index: retrieve add DIR --sparse tildev2, or "
+        "sparse = [...] in a system file"
+    )
+    assert "did you mean 'cross'?" in str(registry.unknown_stage("cros", ["bm25"]))
