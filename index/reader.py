@@ -166,7 +166,18 @@ class IndexReader:
                 if wanted not in self._methods:
                     hint = getattr(made, "missing", "")
                     raise UnknownName("representation", wanted, list(self._methods), hint)
-                expanding: Stage = made.with_representation(resolve(wanted, made.settings))
+                try:
+                    searched = resolve(wanted, made.settings)
+                except UserError as error:
+                    if not made.settings:
+                        raise
+                    import inspect  # slow to import
+
+                    own = [one for one in inspect.signature(type(made)).parameters if one != "settings"]
+                    raise CompositionError(
+                        f"{name} has {', '.join(own)}, and hands the rest on: {error}"
+                    ) from None
+                expanding: Stage = made.with_representation(searched)
                 return expanding
             return self._with_documents(self._with_blocks(made))
 

@@ -267,6 +267,8 @@ def test_settings_of_the_representation_are_handed_on(tmp_path: Path) -> None:
     assert stage(QUERIES, run).to_dict() == other.retrieve(QUERIES, weights).to_dict()
     with pytest.raises(UserError, match="k1=-1"):
         index.pipeline("bm25 >> rm3(bm25, k1=-1)")
+    with pytest.raises(CompositionError, match=r"rm3 has model, fb_terms, .* hands the rest on: .*docs=3"):
+        index.pipeline("bm25 >> rm3(bm25, docs=3)")
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
