@@ -160,9 +160,12 @@ def parse_system(text: str, path: str = "the system file") -> System:
         name, pipeline, sparse, dense, _text(path, content, "trained_on"), _text(path, content, "budget"),
         text, path,
     )  # fmt: skip
-    try:
-        if system.budget:
+    if system.budget:
+        try:
             read_budget(system.budget)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    try:
         pipeline = checked_pipeline(pipeline, system.representations)
     except CompositionError as error:
         raise CompositionError(f"{path}: {error}") from None

@@ -27,7 +27,8 @@ from retrieval.types import Query, Run, StageTrace, joined
 if TYPE_CHECKING:
     from retrieval.path import Step
 
-_BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|pairs?)")
+_BUDGET = re.compile(r"(-?\d+(?:\.\d+)?(?:e\d+)?) ?(ms|s|pairs?)")
+_MOST = 1e9  # of any unit: beyond it nothing is cut
 _STEP = "budget before "
 _PROBED = (4, 32)  # candidates of a probe, once the stage has been run for what it loads
 
@@ -53,10 +54,15 @@ class Share(NamedTuple):
 def read_budget(text: str) -> Budget:
     """`50ms`, `0.2s` or `200pairs`. Raises UserError."""
     found = _BUDGET.fullmatch(text.strip())
-    amount = float(found[1]) if found else 0.0
+    amount = float(found[1]) if found else 1.0
+    if not 0 < amount < _MOST:
+        raise UserError(f"--budget {text!r}: it has to be above 0 and below {_MOST:,.0f}, such as 50ms")
     pairs = found is not None and found[2].startswith("pair")
-    if found is None or not 0 < amount < 1e9 or (pairs and amount != int(amount)):
-        raise UserError(f"--budget {text!r}: write milliseconds a query or pairs a query, 50ms or 200pairs")
+    if found is None or "e" in found[1] or (pairs and amount != int(amount)):
+        raise UserError(
+            f"--budget {text!r}: write milliseconds, seconds or whole pairs a query in plain digits, such as "
+            "50ms, 0.2s or 200pairs"
+        )
     return Budget(amount if pairs or found[2] == "s" else amount / 1e3, pairs)
 
 

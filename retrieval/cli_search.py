@@ -68,6 +68,7 @@ def search(given: Namespace) -> None:
         valid_text(getattr(given, what) or "", what)
     if given.json and given.run == "-":
         raise UserError("--json and --run - both write to standard output; give one of them, or --run FILE")
+    _check_budget(given.budget)
     given.pipeline = pipeline_text(given.pipeline)
     if given.queries is None:
         with open_index(given.directory, trust=given.trust) as index, _naming_the_option(given.pipeline):
@@ -94,6 +95,14 @@ def search(given: Namespace) -> None:
         _note_unread(stage)
         note_compiling()
         search_file(stage, queries, given)
+
+
+def _check_budget(text: str | None) -> None:
+    """Raises UserError for a --budget that is none, before anything is loaded."""
+    if text is not None:
+        from retrieval.rerank.cascade import read_budget
+
+        read_budget(text)
 
 
 def _note_unread(stage: Stage) -> None:
@@ -253,6 +262,7 @@ def explain(given: Namespace) -> None:
     """Why a document has its rank and score: each stage, and what each query term contributes."""
     for what in ("query", "doc", "pipeline", "budget"):
         valid_text(getattr(given, what) or "", what)
+    _check_budget(given.budget)
     given.pipeline = pipeline_text(given.pipeline)
     with open_index(given.directory) as index, _naming_the_option(given.pipeline):
         facts = index.explain(given.query, given.doc, pipeline=given.pipeline, budget=given.budget)

@@ -85,7 +85,7 @@ def test_a_budget_is_kept(tmp_path: Path) -> None:
             "unknown representation in f.toml 'bm25'. Name it in sparse or dense.",
         ),
         ('name = "a"\npipeline = "rm3 % 10"\nsparse = ["bm25"]', "f.toml: .* re-ranks and needs a run"),
-        ('name = "a"\npipeline = "bm25"\nbudget = "5 parsecs"', "'5 parsecs': write milliseconds"),
+        ('name = "a"\npipeline = "bm25"\nbudget = "5 parsecs"', "^f.toml: .*'5 parsecs': write milliseconds"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(text: str, problem: str) -> None:

@@ -27,10 +27,14 @@ def test_budgets_are_read(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "50", "0ms", "-1ms", "1.5pairs", "5 apples", "0pairs", "nan ms", "1e3ms"]
+    ("text", "problem"),
+    [
+        *((text, "50ms, 0.2s or 200pairs") for text in ("", "50", "1.5pairs", "5 apples", "nan ms", "1e3ms")),
+        *((text, "above 0 and below 1,000,000,000") for text in ("0ms", "-1ms", "0pairs", "1e9ms", "0.0s")),
+    ],
 )
-def test_what_is_no_budget(text: str) -> None:
-    with pytest.raises(UserError, match="50ms or 200pairs"):
+def test_what_is_no_budget(text: str, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
         read_budget(text)
 
 

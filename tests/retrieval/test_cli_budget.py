@@ -61,7 +61,8 @@ def test_explained(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--budget", "soon"], "write milliseconds a query or pairs a query"),
+        (["--budget", "soon"], "write milliseconds, seconds or whole pairs a query"),
+        (["--budget", "0ms", "--pipeline", "bm25 >> cross(absent)"], "has to be above 0"),
         (["--budget", "0.000001ms", "--pipeline", PIPELINE], "the first stage alone, bm25, takes"),
         (["--pipeline", "absent.toml"], "absent.toml"),
         (["--pipeline", " "], "--pipeline is empty"),
@@ -70,6 +71,14 @@ def test_explained(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_refusals(path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["search", str(path), "sun", *more]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["search"], ["explain", "--doc", "d000"]])
+def test_a_budget_is_read_before_a_model(
+    verb: list[str], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Index, "open", None)
+    assert cli.main([verb[0], str(path), "sun", *verb[1:], "--budget", "0ms"]) == 2
 
 
 def test_a_pipeline_from_a_file(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
