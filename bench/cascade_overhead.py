@@ -16,6 +16,7 @@ from time import process_time
 
 from retrieval.bench.arguments import positive
 from retrieval.data.queries import read_queries
+from retrieval.errors import RetrievalError
 from retrieval.index.index import Index
 from retrieval.render import columns
 from retrieval.stage import Cut, Stage, Then
@@ -74,23 +75,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=positive, default=100, metavar="N", help="queries (default: 100)")
     parser.add_argument("--rounds", type=positive, default=7, metavar="N", help="of each query (default: 7)")
     given = parser.parse_args(argv)
-    index = Index.open(given.index)
-    queries = read_queries(given.queries)[: given.most]
-    found = ways(index, given.pipeline)
-    for query in queries[:20]:  # the first queries are answered without compiled code
-        for way in found.values():
-            way([query])
-    wanted = [found["by hand"]([query]).to_dict() for query in queries]
-    for name, way in found.items():
-        if [way([query]).to_dict() for query in queries] != wanted:
-            raise SystemExit(f"{name} finds other documents than the stages by hand")
-    times = measure(found, queries, given.rounds)
+    try:
+        sys.stdout.write(report(given))
+    except RetrievalError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code) from None
+
+
+def report(given: argparse.Namespace) -> str:
+    """What was measured, as a table. Raises RetrievalError where the ways find different documents."""
+    with Index.open(given.index) as index:
+        queries = read_queries(given.queries)[: given.most]
+        found = ways(index, given.pipeline)
+        for query in queries[:20]:  # the first queries are answered without compiled code
+            for way in found.values():
+                way([query])
+        wanted = [found["by hand"]([query]).to_dict() for query in queries]
+        for name, way in found.items():
+            if [way([query]).to_dict() for query in queries] != wanted:
+                raise RetrievalError(f"{name} finds other documents than the stages by hand")
+        times = measure(found, queries, given.rounds)
     base = times["by hand"]
     rows = [(name, f"{ms:.4f}", f"{ms / base:.4f}") for name, ms in times.items()]
-    sys.stdout.write(
-        f"{given.pipeline}: {len(queries)} queries one at a time, fastest of {given.rounds} rounds\n"
-    )
-    sys.stdout.write("\n".join([*columns([("", "ms, median", "ratio"), *rows], right=(1, 2)), ""]))
+    head = f"{given.pipeline}: {len(queries)} queries one at a time, fastest of {given.rounds} rounds"
+    return "\n".join([head, *columns([("", "ms, median", "ratio"), *rows], right=(1, 2)), ""])
 
 
 if __name__ == "__main__":
