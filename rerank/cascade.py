@@ -176,7 +176,7 @@ class Budgeted(Stage):
                     cost.add(0 if part.expands else min(size, len(found.docs)), perf_counter() - start)
 
     def walk(self, walk: Any, run: Run | None, depth: int) -> tuple[Run, list[Step]]:
-        """The steps of one document (retrieval/path.py), with the budget's among them."""
+        """The steps of one document (retrieval/path.py), with what the budget kept it from."""
         read = self._one([walk.query], run)[1]
         found, steps = walk.walk(self._first, run, depth)
         for place, (part, reads) in enumerate(zip(self._later, read, strict=False), 1):
@@ -188,23 +188,27 @@ class Budgeted(Stage):
                     found, last = walk.stopped(part, self._later[place:], found, depth)
                     return found, [*steps, last]
                 continue
-            few = reads < len(whole.docs)
-            note = f"{_leaf_text(part)} reads {reads:,} of {len(whole.docs):,}, budget {self.budget}"
-            if few:
-                steps.append(walk.step(note, whole, depth))
+            before = walk.step("", whole, depth)
+            note = self._note(reads, before)
             if not reads:
                 found = cut_as([part], whole)
-                if len(found.docs) < len(whole.docs):
-                    steps.append(_cut_step(walk.step(f"{part!r} (left out)", found, depth), steps[-1], part))
+                steps.append(_cut_step(walk.step(f"{part!r}{note}", found, depth), before, part))
                 continue
             made, more = walk.walk(part, whole.cut(reads), depth)
             found = cut_as([part], behind(made, whole, reads))
-            if few:
-                kept = steps[-1]
-                last = walk.step(f"{more[-1].stage} ({note})", found, depth)
-                more[-1] = _cut_step(last, kept, part) if more[-1].whole is None else last
+            if note:
+                last = walk.step(f"{more[-1].stage}{note}", found, depth)
+                more[-1] = _cut_step(last, before, part) if more[-1].whole is None else last
             steps += more
         return found, steps
+
+    def _note(self, reads: int, before: Step) -> str:
+        """What the budget kept a stage from, and whether the document of the step was among it."""
+        if reads == before.documents:
+            return ""
+        rank = before.rank
+        this = "" if rank is None else ", this one too" if rank <= reads else ", not this one"
+        return f" (read {reads:,} of {before.documents:,}{this}; budget {self.budget})"
 
 
 def behind(found: Run, run: Run, depth: int) -> Run:

@@ -145,9 +145,11 @@ def test_conformance_and_explain(tmp_path: object) -> None:
     order = ids(index.pipeline("bm25")(["sun"]))
     facts = index.explain("sun", order[5], pipeline="bm25 >> bm25(b=0.9) % 4", budget="3pairs")
     assert facts["lost"]["whole"] == 6
-    assert "reads 3 of 8, budget 3 pairs" in facts["lost"]["reason"]
+    assert "bm25(b=0.9) % 4 (read 3 of 8, not this one; budget 3 pairs)" in facts["lost"]["reason"]
+    assert [step["documents"] for step in facts["path"]] == [8, 4]  # one row a stage
     steps = path(stage, "sun", order[3], 8)
     assert steps[-1].rank == 4
+    assert "read 3 of 8, this one too;" in path(stage, "sun", order[2], 8)[-1].stage
     left_out = path(index.pipeline("bm25 >> bm25 >> bm25 % 2", budget="1pairs"), "sun", order[4], 8)
-    assert "left out" in left_out[-1].stage
+    assert left_out[-1].stage == "bm25 % 2 (read 0 of 8, not this one; budget 1 pairs)"
     assert left_out[-1].whole == 5

@@ -55,7 +55,7 @@ def test_many_queries(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_explained(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["explain", str(path), "sun", "--pipeline", PIPELINE, "--budget", "20pairs"]
     assert cli.main([*arguments, "--doc", "d000"]) == 0
-    assert "bm25(b=0.9) reads 10 of 200, budget 20 pairs" in capsys.readouterr().out
+    assert "bm25(b=0.9) (read 10 of 200, not this one; budget 20 pairs)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
