@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from retrieval.bench.learned_report import resampled_means
-from retrieval.bench.learned_report import table as markdown
 from retrieval.bench.row import Row, headline, values
 from retrieval.bench.statistics import holm, paired_t
 
@@ -25,7 +24,7 @@ def suite_table(rows: Sequence[Row], seed: int = 0) -> str:
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     systems = list(dict.fromkeys(row["system"]["name"] for row in rows))
     parts = [_quality(cells, tasks, systems, seed), _costs(rows)]
-    parts += [text for text in (_classes(rows), _notes(rows, systems)) if text]
+    parts += [text for text in (_classes(rows), _secondary(rows), _notes(rows, systems)) if text]
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,6 +119,17 @@ def _classes(rows: Sequence[Row]) -> str:
     return _table(["task", "system", "queries with", "queries", "headline measure"], lines, 3)
 
 
+def _secondary(rows: Sequence[Row]) -> str:
+    """The headline measure by further judgements, where a task has some."""
+    lines = [
+        [row["task"], row["system"]["name"], name, f"{found[headline(row)]['mean']:.4f}"]
+        for row in rows
+        for name, found in row["secondary"].items()
+        if headline(row) in found
+    ]
+    return _table(["task", "system", "judgements", "headline measure"], lines, 3) if lines else ""
+
+
 def _notes(rows: Sequence[Row], systems: Sequence[str]) -> str:
     tasks = {row["task"]: row for row in rows}
     pipelines = {row["system"]["name"]: row["system"] for row in rows}
@@ -142,6 +152,15 @@ def _notes(rows: Sequence[Row], systems: Sequence[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """As learned_report.table, for cells that may hold a |."""
+    """A table in Markdown, aligned for who reads it on a terminal; behind the first columns stand numbers."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *rows)]
-    return markdown(lines[0], lines[1:], text_columns)
+    widths = [max(3, *map(len, column)) for column in zip(*lines)]
+    marks = ["-" * w if i < text_columns else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    padded = [
+        [
+            cell.ljust(w) if i < text_columns else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths))
+        ]
+        for line in (lines[0], marks, *lines[1:])
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in padded)

@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.cli_common import JSON_HELP, note, size_in_bytes, write_json
 from retrieval.cli_parser import Parser, whole
-from retrieval.errors import UserError
+from retrieval.errors import RetrievalError, UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retrieval.bench.row import Row
 
 
 def bench_options(parser: Parser) -> None:
-    parser.positional("suite", "SUITE", "beir, types, msmarco-passage, msmarco-document, ... (docs/bench.md)")
+    parser.positional(
+        "suite", "SUITE",
+        "beir, types, msmarco-passage, msmarco-document, loco-v0, loco-v1, neretrieve, best-answer, casehold",
+    )  # fmt: skip
     parser.repeated("--system", metavar="FILE.toml", help="a system: a name, a pipeline, what it searches")
     parser.option("--data", metavar="DIR", help="the suite's files", required=True)
     parser.option("--split", metavar="S", help="such as test, dev, dl19 (default: the suite's)")
@@ -71,12 +76,26 @@ def bench(given: Namespace) -> None:
         for row in run_suite(tasks_of(given.suite, asked), systems, settings):
             rows.append(row)
             if given.out:
-                write_row(row, row_path(row, given.out))
+                path = row_path(row, given.out)
+                _tell_replaced(row, path)
+                write_row(row, path)
             note(f"{row['task']}, {row['system']['name']}: {_headline(row)}")
     if given.json:
         write_json({"rows": [_summary(row) for row in rows]})
     else:
         print(suite_table(rows, given.seed), end="")
+
+
+def _tell_replaced(row: Row, path: Path) -> None:
+    """A note where another system's row of the same name is written over."""
+    from retrieval.bench.row import read_row
+
+    try:
+        before = read_row(path)["system"]["pipeline"]
+    except (RetrievalError, OSError, KeyError):
+        return  # nothing is there, or nothing that can be read
+    if before != row["system"]["pipeline"]:
+        note(f"note: {path} was a row of {before!r}; it is written over, give systems different names")
 
 
 def _headline(row: Row) -> str:

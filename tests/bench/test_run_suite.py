@@ -204,6 +204,9 @@ def test_a_task_can_have_candidates_further_judgements_and_classes(measure: Meas
         assert halves["a"]["queries"] + halves["b"]["queries"] == len(recall)
         assert halves["b"]["R@100"] == pytest.approx(np.mean(recall[1::2]))
     assert rows[0]["secondary"]["even"]["R@100"]["values"][0] == 1.0
+    shown = suite_table(rows)
+    mean = rows[0]["secondary"]["even"]["nDCG@10"]["mean"]
+    assert f"| one  | BM25   | even       | {mean:16.4f} |" in shown
 
 
 def test_a_ranking_is_as_deep_without_the_query_itself(data: Path, tmp_path: Path) -> None:
@@ -281,7 +284,8 @@ def test_the_table_marks_what_differs_beyond_chance(measure: Measure) -> None:
     weak = parse_system('name = "we|ak"\npipeline = "bm25 % 1"\n')
     rows = measure(systems=[*SYSTEMS, weak])
     lines = suite_table(rows).splitlines()
-    assert lines[0] == "| nDCG@10 | one | two | mean |"
+    assert lines[0].split() == ["|", "nDCG@10", "|", "one", "|", "two", "|", "mean", "|"]
+    assert len({len(line) for line in lines[:5]}) == 1  # aligned
     pairs = [(task, name) for task in ("one", "two") for name in ("sum", "we|ak")]
     values = {(row["task"], row["system"]["name"]): row["measures"]["nDCG@10"] for row in rows}
     tests = [paired_t(values[pair]["values"], values[pair[0], "BM25"]["values"]) for pair in pairs]
