@@ -17,7 +17,7 @@ import numpy as np
 
 from retrieval.bench.evaluate import evaluate
 from retrieval.bench.measures import Measure
-from retrieval.bench.tune_choice import Chooser, Family, Point, Values, front, split
+from retrieval.bench.tune_choice import Chooser, Family, Point, Values, front, plainer, split
 from retrieval.bench.tune_space import Costs, Space, first_stages, text_of
 from retrieval.bench.tune_tables import Tables
 from retrieval.errors import CompositionError, UserError
@@ -43,6 +43,8 @@ class Tuned:
 
     points    cross-validated, the best of their families; front: those that nothing beats
     chosen    the best within the budget; nested: its values on folds that it was not chosen on
+    rejected  the best within the budget and its nested values, where these are no better than the best single
+              representation: then that one is chosen, and nested are its values, in which nothing is tuned
     measured  milliseconds of the median query of the chosen pipeline itself
     compared  pipelines that were compared
     """
@@ -51,6 +53,7 @@ class Tuned:
     front: list[Point]
     chosen: Point
     nested: Values
+    rejected: tuple[Point, Values] | None
     measured: float
     compared: int
     queries: int
@@ -108,8 +111,7 @@ def tune(
     Raises UserError where there are fewer queries than folds, where a stage cannot run, and for a budget that
     no pipeline meets.
     """
-    if len(queries) < 2 * folds:
-        raise UserError(f"{len(queries)} judged queries are too few for {folds} folds; give fewer folds")
+    need_folds(len(queries), folds)
     names = list(index.representations)
     stages = {text: _reranker(index, text) for text in rerankers}
     given = {text: index.pipeline(text) for text in pipelines}
@@ -143,13 +145,26 @@ def tune(
             f"{least.ms:.3g} ms; give a larger --budget"
         )
     points = [chooser.point(at) for at in range(len(families))]
-    chosen = points[found[0]]
+    chosen, nested, rejected = points[found[0]], chooser.nested(budget), None
+    single = {text_of([name], ()) for name in names}
+    plain = [point for point in points if point.text in single and point.ms <= budget]
+    if chosen.text not in single and (better := plainer(nested, plain)):
+        rejected = chosen, nested
+        chosen, nested = better, better.values
     job = _asking(index.pipeline(chosen.text) % 10, asked)
     measured = _timed({"": job}, len(asked), lambda done: None)[""]
     return Tuned(
-        points, front(points), chosen, chooser.nested(budget), measured,
+        points, front(points), chosen, nested, rejected, measured,
         sum(len(family.texts) for family in families), len(queries), costs,
     )  # fmt: skip
+
+
+def need_folds(queries: int, folds: int) -> None:
+    """Raises UserError where a fold would have fewer than two queries."""
+    if queries < 2 * folds:
+        raise UserError(
+            f"{queries:,} judged queries are too few for {folds:,} folds; give fewer, of two queries each"
+        )
 
 
 def _reranker(index: Index, text: str) -> Stage:

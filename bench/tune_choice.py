@@ -5,6 +5,7 @@ were best on the other folds, on each fold. The choice within a budget is the fa
 cross-validated quality, with the weights that are best on all queries; of equals the faster. (One standard
 error is not given away for speed: the budget says what time is worth.) Choosing among many flatters the
 winner, so what is quoted for it is nested: the whole choice is made anew without a fold, and judged on it.
+Where that is no better than a pipeline in which nothing was tuned, the plain one is taken.
 """
 
 from __future__ import annotations
@@ -91,6 +92,12 @@ class Chooser:
             assert found is not None  # whoever calls has seen that something fits
             out[self._fold == fold] = self.families[found[0]].values[found[1], self._fold == fold]
         return out
+
+
+def plainer(nested: Values, plain: Sequence[Point]) -> Point | None:
+    """The best of the plain points, of equals the faster, where nested values are no better than it."""
+    best = max(plain, key=lambda point: (point.quality, -point.ms), default=None)
+    return best if best is not None and float(nested.mean()) <= best.quality else None
 
 
 def front(points: Sequence[Point]) -> list[Point]:

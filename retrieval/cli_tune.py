@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,15 +16,6 @@ if TYPE_CHECKING:
     from retrieval.bench.tune import Tuned
     from retrieval.index.index import Index
 
-_TIME = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s)")
-
-
-def _milliseconds(text: str) -> float:
-    found = _TIME.fullmatch(text.strip())
-    if found is None or not 0 < float(found[1]) < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time of a query; write 50ms or 0.2s")
-    return float(found[1]) * (1e3 if found[2] == "s" else 1)
-
 
 def tune_options(parser: Parser) -> None:
     parser.positional("directory", "DIR", DIRECTORY_HELP)
@@ -37,9 +26,7 @@ def tune_options(parser: Parser) -> None:
         required=True,
     )
     parser.option("--qrels", metavar="FILE", help="their judgements (default: of the same PATH@split)")
-    parser.option(
-        "--budget", metavar="B", help="what a query may take, such as 50ms", read=_milliseconds, required=True
-    )
+    parser.option("--budget", metavar="B", help="what a query may take, such as 50ms", required=True)
     parser.option("--measure", metavar="M", help="what is to be high (default: nDCG@10)", default="nDCG@10")
     parser.option("--folds", metavar="N", help="of the cross-validation (default: 5)", read=whole, default=5)
     parser.repeated(
@@ -70,17 +57,19 @@ def tune(given: Namespace) -> None:
     from retrieval.bench.measures import parse
 
     measure = parse(given.measure)
-    for what in ("out", "plot", "queries", "qrels"):
+    for what in ("out", "plot", "queries", "qrels", "budget"):
         valid_text(getattr(given, what) or "", what)
+    budget = _milliseconds(given.budget)
     if given.folds < 2:
         raise UserError(f"--folds {given.folds}: give 2 or more")
+    if 2 * given.folds > given.most:
+        raise UserError(f"--folds {given.folds}: needs two queries a fold, and --most is {given.most}")
+    for what in ("out", "plot"):
+        _refuse_place(f"--{what}", getattr(given, what))
+    _refuse_queries(given.queries, given.qrels is not None)
     import numpy as np
 
-    from retrieval.data.beir import split_source
-
-    if given.qrels is None and not os.path.isdir(split_source(given.queries)[0]):
-        raise UserError("--qrels is missing; only a folder as PATH@split has judgements beside its queries")
-    from retrieval.bench.tune import DEPTHS, judged_queries
+    from retrieval.bench.tune import DEPTHS, judged_queries, need_folds
     from retrieval.bench.tune import tune as search
     from retrieval.data.output import atomic
     from retrieval.data.qrels import read_qrels
@@ -97,6 +86,7 @@ def tune(given: Namespace) -> None:
             drawn = np.random.default_rng(given.seed).permutation(len(kept))[: given.most]
             kept = [kept[at] for at in sorted(drawn.tolist())]
             judgements = {query.query_id: judgements[query.query_id] for query in kept}
+        need_folds(len(kept), given.folds)
         rerankers = given.reranker or _shipped(index)
         if not rerankers:
             note("no re-ranker that reads texts: name one, --reranker 'cross(./model)'")
@@ -106,12 +96,12 @@ def tune(given: Namespace) -> None:
             return shown.enter_context(Progress(label, total)).update
 
         found = search(
-            index, kept, judgements, measure, given.budget, rerankers=rerankers, pipelines=given.pipeline,
+            index, kept, judgements, measure, budget, rerankers=rerankers, pipelines=given.pipeline,
             depths=[*(depth for depth in DEPTHS if depth < given.depth), given.depth], folds=given.folds,
             seed=given.seed, started=started,
         )  # fmt: skip
         shown.close()
-        facts = _facts(found, str(measure), given)
+        facts = _facts(found, str(measure), budget, given)
         if given.out:
             with atomic(given.out) as write:
                 write(_toml(index, found, facts).encode())
@@ -123,7 +113,7 @@ def tune(given: Namespace) -> None:
                 found.points,
                 found.front,
                 found.chosen,
-                budget=given.budget,
+                budget=budget,
                 measure=str(measure),
                 title=title,
             )
@@ -137,6 +127,47 @@ def tune(given: Namespace) -> None:
     _show(facts, given)
 
 
+def _milliseconds(text: str) -> float:
+    from retrieval.rerank.cascade import read_budget
+
+    budget = read_budget(text)
+    if budget.pairs:
+        raise UserError(
+            f"--budget {text!r}: pairs are for `retrieve search`; tune takes a time, such as 50ms"
+        )
+    return 1e3 * budget.amount
+
+
+def _refuse_place(option: str, path: str | None) -> None:
+    """Raises UserError where a file cannot be put, before anything is computed for it."""
+    if path is None or (os.path.lexists(path) and not os.path.isdir(path) and not os.path.isfile(path)):
+        return  # a pipe or a device is written to as it is
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(path):
+        raise UserError(f"{option} {path!r} is a folder; name a file")
+    if not os.path.isdir(folder):
+        raise UserError(f"{option} {path!r}: no folder {folder!r}; make it first, or name another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path!r}: nothing can be written in {folder!r}; name another place")
+
+
+def _refuse_queries(source: str, judged: bool) -> None:
+    """Raises UserError for a source that is not there, or one without judgements where none are named."""
+    from retrieval.data.beir import split_source
+    from retrieval.data.irds import looks_like_id
+
+    path = split_source(source)[0]
+    if os.path.isdir(path) or (not os.path.lexists(path) and looks_like_id(path)):
+        return
+    folder, mark, split = path.rpartition("@")
+    if not os.path.lexists(path) and path != "-":
+        if mark and split and "/" not in split:
+            raise UserError(f"--queries {source!r}: no folder {folder!r}; check the path")
+        raise UserError(f"--queries: no file {source!r}; check the path")
+    if not judged:
+        raise UserError("--qrels is missing; only a folder as PATH@split has judgements beside its queries")
+
+
 def _shipped(index: Index) -> list[str]:
     """The shipped cross-encoder, where its weights, torch and the documents' texts are there."""
     try:
@@ -146,7 +177,7 @@ def _shipped(index: Index) -> list[str]:
     return ["cross"]
 
 
-def _facts(found: Tuned, measure: str, given: Namespace) -> dict[str, Any]:
+def _facts(found: Tuned, measure: str, budget: float, given: Namespace) -> dict[str, Any]:
     from retrieval.bench.statistics import bootstrap
 
     def interval(values: Any) -> dict[str, float]:
@@ -160,17 +191,22 @@ def _facts(found: Tuned, measure: str, given: Namespace) -> dict[str, Any]:
         "cross_validated": interval(found.chosen.values),
         "nested": interval(found.nested),
     }
+    rejected = None
+    if found.rejected is not None:
+        point, nested = found.rejected
+        rejected = {"pipeline": point.text, "ms": round(point.ms, 3), "nested": interval(nested)}
     return {
         "measure": measure,
         "queries": found.queries,
         "folds": given.folds,
         "compared": found.compared,
-        "budget_ms": given.budget,
+        "budget_ms": budget,
         "front": [
             {"pipeline": point.text, "ms": round(point.ms, 3), **interval(point.values)}
             for point in found.front
         ],
         "chosen": chosen,
+        "rejected": rejected,
         "stored": not given.dry_run,
         "costs_ms": {
             **{" + ".join(names): round(ms, 3) for names, ms in found.costs.first.items()},
@@ -186,9 +222,10 @@ def _toml(index: Index, found: Tuned, facts: dict[str, Any]) -> str:
     from retrieval.pipeline import to_toml
 
     nested = facts["chosen"]["nested"]
+    how = "nothing tuned" if facts["rejected"] else "nested cross-validation"
     head = (
         f"# retrieve tune: {facts['measure']} {nested['quality']:.4f} [{nested['low']:.4f}, "
-        f"{nested['high']:.4f}] (nested cross-validation, {facts['queries']} queries) in "
+        f"{nested['high']:.4f}] ({how}, {facts['queries']} queries) in "
         f"{found.measured:.3g} ms a query\n"
     )
     return head + to_toml(index.pipeline(found.chosen.text))
@@ -199,18 +236,29 @@ def _show(facts: dict[str, Any], given: Namespace) -> None:
 
     chosen, measure = facts["chosen"], facts["measure"]
     rows = [("ms", measure, "95 % interval", "pipeline")]
-    for point in facts["front"]:
+    listed = facts["front"]
+    if chosen["pipeline"] not in [point["pipeline"] for point in listed]:
+        listed = sorted([*listed, {**chosen, **chosen["cross_validated"]}], key=lambda point: point["ms"])
+    for point in listed:
         mark = "  <- chosen" if point["pipeline"] == chosen["pipeline"] else ""
         span = f"[{point['low']:.4f}, {point['high']:.4f}]"
         rows.append((f"{point['ms']:.3g}", f"{point['quality']:.4f}", span, point["pipeline"] + mark))
     print("\n".join([*columns(rows, right=(0, 1)), ""]))
-    nested = chosen["nested"]
-    print(printable(f"within {given.budget:g} ms: {chosen['pipeline']}"))
+    nested, rejected = chosen["nested"], facts["rejected"]
+    budget = facts["budget_ms"]
+    print(printable(f"within {budget:g} ms: {chosen['pipeline']}"))
+    where = "with nothing tuned" if rejected else "on folds that it was not chosen on"
     print(
-        f"{measure} {nested['quality']:.4f} [{nested['low']:.4f}, {nested['high']:.4f}] on folds that it was "
-        f"not chosen on, {chosen['measured_ms']:.3g} ms a query when run"
+        f"{measure} {nested['quality']:.4f} [{nested['low']:.4f}, {nested['high']:.4f}] {where}, "
+        f"{chosen['measured_ms']:.3g} ms a query when run"
     )
-    if chosen["measured_ms"] > given.budget:
+    if rejected:
+        print(printable(f"not taken: {rejected['pipeline']}"))
+        print(
+            f"{rejected['nested']['quality']:.4f} on folds that it was not chosen on, no better than the "
+            "best single representation"
+        )
+    if chosen["measured_ms"] > budget:
         note("note: run by itself it took longer than the budget; if the machine was busy, tune again")
     kept = "left in the index as it was" if given.dry_run else "stored as the index's pipeline"
     note(f"{facts['queries']:,} queries, {facts['compared']:,} pipelines compared; {kept}")

@@ -17,7 +17,7 @@ from retrieval import Index, UserError, cli
 from retrieval.bench.evaluate import evaluate
 from retrieval.bench.measures import parse
 from retrieval.bench.tune import judged_queries, tune
-from retrieval.bench.tune_choice import Chooser, Family, Point, front, split
+from retrieval.bench.tune_choice import Chooser, Family, Point, front, plainer, split
 from retrieval.bench.tune_picture import picture
 from retrieval.bench.tune_space import Costs, Space, first_stages
 from retrieval.bench.tune_tables import Tables
@@ -114,6 +114,13 @@ def test_nested_does_not_see_the_fold() -> None:
     assert abs(float(chooser.nested(1.0).mean()) - 0.5) < 0.03
 
 
+def test_what_nothing_was_tuned_in_wins_a_tie() -> None:
+    slow, fast = (Point(text, ms, np.array([0.5, 0.7], np.float32)) for text, ms in (("a", 2), ("b", 1)))
+    assert plainer(np.array([0.7, 0.5], np.float32), [slow, fast]) is fast
+    assert plainer(np.array([0.7, 0.6], np.float32), [slow, fast]) is None
+    assert plainer(np.array([0.0], np.float32), []) is None
+
+
 def test_front() -> None:
     points = [
         Point(text, ms, np.array([quality], np.float32))
@@ -193,6 +200,24 @@ def test_the_verb(path: Path, files: list[str], tmp_path: Path, capsys: pytest.C
     assert tuned.search("sun") == tuned.search("sun", pipeline=stored)
 
 
+def test_a_choice_that_is_worth_less_than_bm25_is_not_stored(
+    path: Path, files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Chooser, "nested", lambda self, budget: np.zeros(len(self._fold), np.float32))
+    arguments = ["tune", str(path), *files, "--budget", "500ms", "--reranker", "knowing", "--depth", "20"]
+    assert cli.main([*arguments, "--dry-run", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["chosen"]["pipeline"] in {"bm25 % 1000", "short % 1000"}
+    assert facts["chosen"]["nested"]["quality"] > 0.3
+    assert "knowing" in facts["rejected"]["pipeline"]
+    assert facts["rejected"]["nested"]["quality"] == 0
+    assert cli.main([*arguments, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "% 1000  <- chosen" in shown
+    assert "not taken: " in shown
+    assert "0.0000 on folds that it was not chosen on, no better than the best single" in shown
+
+
 def test_judgements_are_needed(path: Path, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["tune", str(path), *files[:2], "--budget", "50ms"]) == 2
     assert "--qrels is missing" in capsys.readouterr().err
@@ -201,8 +226,14 @@ def test_judgements_are_needed(path: Path, files: list[str], capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--budget", "50"], "write 50ms or 0.2s"),
-        (["--budget", "9pairs"], "write 50ms or 0.2s"),
+        (["--budget", "50"], "such as 50ms, 0.2s"),
+        (["--budget", "9pairs"], "pairs are for `retrieve search`; tune takes a time"),
+        (["--budget", "5ms", "--queries", "absent@train"], "no folder 'absent'"),
+        (["--budget", "5ms", "--queries", "absent.tsv"], "no file 'absent.tsv'"),
+        (["--budget", "5ms", "--out", "/absent/best.toml"], "no folder '/absent'"),
+        (["--budget", "5ms", "--plot", "/"], "--plot '/' is a folder"),
+        (["--budget", "5ms", "--folds", "501"], "--most is 1000"),
+        (["--budget", "5ms", "--folds", "16"], "too few for 16 folds"),
         (["--budget", "5ms", "--measure", "nDGC@10"], "did you mean 'nDCG'"),
         (["--budget", "5ms", "--folds", "1"], "give 2 or more"),
         (["--budget", "5ms", "--reranker", "knowin"], "did you mean 'knowing'"),
@@ -210,8 +241,11 @@ def test_judgements_are_needed(path: Path, files: list[str], capsys: pytest.Capt
     ],
 )
 def test_refusals(
-    path: Path, files: list[str], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+    path: Path, files: list[str], arguments: list[str], message: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if "give a larger" not in message:  # what is refused before anything is computed
+        monkeypatch.setattr("retrieval.bench.tune.Tables", None)
     assert cli.main(["tune", str(path), *files, *arguments]) == 2
     shown = capsys.readouterr()
     assert message in shown.err
