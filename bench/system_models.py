@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ def models(stage: Stage, index: Index | None, system: System) -> dict[str, dict[
             if isinstance(identity, dict):
                 found[name] = identity
     for leaf in _leaves(stage):
-        model = leaf.params.get("model")
-        if isinstance(model, str) and os.path.exists(model):
+        model, identity = leaf.params.get("model"), getattr(leaf, "identity", None)
+        if isinstance(identity, Mapping):  # a model that is shipped, or of the hub's cache, too
+            found[repr(leaf)] = dict(identity)
+        elif isinstance(model, str) and os.path.exists(model):
             found[repr(leaf)] = _hashes(Path(model))
     return found
 

@@ -349,3 +349,13 @@ def test_the_bm25_of_scifact(collections: Path, tmp_path: Path) -> None:
     [row] = run_suite(tasks_of("beir", settings), SYSTEMS[:1], RunSettings(tmp_path))
     assert len(row["query_ids"]) == 300
     assert row["measures"]["nDCG@10"]["mean"] == pytest.approx(0.6804, abs=5e-5)
+
+
+def test_the_hashes_of_a_shipped_model_are_in_the_row(measure: Measure) -> None:
+    pytest.importorskip("torch")
+    from retrieval.index.file_hashes import sha256_of
+    from retrieval.index.model_files import WEIGHTS, shipped
+
+    system = parse_system('name = "c"\npipeline = "bm25 % 3 >> 0.5 * bm25 + 0.5 * cross"')
+    [row, *_] = measure(systems=[system])
+    assert row["models"]["cross"]["weights"] == sha256_of(f"{shipped('cross')}/{WEIGHTS}")
