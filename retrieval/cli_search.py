@@ -75,6 +75,7 @@ def search(given: Namespace) -> None:
             like = given.like is not None
             stage = index.pipeline(given.pipeline, filter=given.filter, like=like, budget=given.budget)
             _note_unread(stage)
+            _refuse_runs(stage)
             k = given.k or 10
             if not like:
                 _search_one(index, stage % k, given.query, given)
@@ -114,6 +115,16 @@ def _note_unread(stage: Stage) -> None:
         )
     for part in stage.parts:
         _note_unread(part)
+
+
+def _refuse_runs(stage: Stage) -> None:
+    """A run file knows queries by their ids, and one QUERY has none: it would get another query's documents."""
+    if stage.name == "run":
+        raise UserError(
+            f"{stage!r} answers the queries of its file by their ids; ask with them: --queries FILE --run OUT"
+        )
+    for part in stage.parts:
+        _refuse_runs(part)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from retrieval import pipeline
+from retrieval import Index, pipeline
+from retrieval.cli import main
 from retrieval.errors import BadLine, CompositionError, UserError
 from retrieval.types import Query
 
@@ -53,3 +54,13 @@ def test_what_cannot_be_is_said(file: Path, tmp_path: Path) -> None:
         bad.write_text(f"q1 Q0 a 1 2.0 x\nq1 Q0 b 2 {word} x\n")
         with pytest.raises(BadLine, match=rf"bad.trec:2: the score '{word}' is not a finite number"):
             pipeline.parse(f"run({bad})")(QUERIES)
+
+
+def test_one_query_of_the_command_line_has_no_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = Index.create(tmp_path / "index")
+    index.add(["sun", "moon"])
+    index.commit()
+    run = tmp_path / "of.trec"
+    run.write_text("1 Q0 2 1 1.0 x\n")  # a query typed in would count as 1
+    assert main(["search", str(tmp_path / "index"), "sun", "--pipeline", f"run({run}) % 2"]) == 2
+    assert "ask with them: --queries FILE" in capsys.readouterr().err
