@@ -118,7 +118,7 @@ def _note_unread(stage: Stage) -> None:
 
 
 def _refuse_runs(stage: Stage) -> None:
-    """A run file knows queries by their ids, and one QUERY has none: it would get another query's documents."""
+    """A run file knows queries by their ids; one QUERY has none and would get another query's documents."""
     if stage.name == "run":
         raise UserError(
             f"{stage!r} answers the queries of its file by their ids; ask with them: --queries FILE --run OUT"
