@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from retrieval.index import packed as packing  # noqa: E402
 from retrieval.index.bert import Bert, BertConfig, pack  # noqa: E402
-from retrieval.index.fused import FusedBert  # noqa: E402
+from retrieval.index.fused import FusedBert  # noqa: E402, usual_rows
 
 LENGTHS = [7, 1, 24, 3, 7, 23, 12, 7, 2, 24]
 SHAPE: dict[str, Any] = {
@@ -52,3 +52,10 @@ def test_first_tokens_are_those_of_the_network(
         assert (fused(packed)[packed.offsets[:-1]] - wanted).abs().max() < 1e-5
         near = FusedBert(made, torch.bfloat16).first(packed)
         assert torch.cosine_similarity(near, wanted).min() > 0.999
+
+
+def test_rows_are_of_few_numbers() -> None:
+    found = [usual_rows(rows) for rows in range(1, 8193)]
+    assert all(rows <= usual <= 1.125 * rows for rows, usual in enumerate(found, 1))
+    assert len(set(found)) <= 130
+    assert found == sorted(found)
