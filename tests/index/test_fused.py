@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from retrieval.index import packed as packing  # noqa: E402
 from retrieval.index.bert import Bert, BertConfig, pack  # noqa: E402
-from retrieval.index.fused import FusedBert  # noqa: E402, usual_rows
+from retrieval.index.fused import FusedBert, usual_rows  # noqa: E402, usual_rows
 
 LENGTHS = [7, 1, 24, 3, 7, 23, 12, 7, 2, 24]
 SHAPE: dict[str, Any] = {
