@@ -19,15 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from retrieval.bench.ada_leval import Question
 from retrieval.bench.best_answer import ACCURACY
 from retrieval.bench.choices import choice_task
 from retrieval.bench.row import Row, read_rows
 from retrieval.bench.suite import SuiteSettings, Task, chosen, drawn, known_options
 from retrieval.data.fields import shown
-from retrieval.data.jsonl import json_problem
+from retrieval.data.jsonl import json_objects
 from retrieval.data.lines import Source, text_lines
 from retrieval.errors import BadLine, RetrievalError, UnknownName, UserError
 from retrieval.registry import register
@@ -108,13 +106,7 @@ def _file(data: str, split: str) -> str:
 
 
 def _from_json(path: str, lines: Iterator[tuple[int, str]]) -> Iterator[Question]:
-    for number, line in lines:
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise BadLine(path, number, json_problem(error)) from None
-        if not isinstance(record, dict):
-            raise BadLine(path, number, "not a JSON object")
+    for number, record in json_objects(path, lines):
         prompt = record.get("citing_prompt", record.get("context"))
         endings = record.get("endings", [record.get(name) for name in _HOLDINGS])
         name = record.get("example_id", record.get("index", number))

@@ -12,6 +12,7 @@ from retrieval.data.fields import make_document, metadata_problem
 from retrieval.data.lines import Blocks, Reject
 from retrieval.data.output import atomic, json_line
 from retrieval.diskio import disk_errors
+from retrieval.errors import BadLine
 from retrieval.types import Document
 
 _FILES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
@@ -45,6 +46,18 @@ def json_problem(error: orjson.JSONDecodeError) -> str:
     if "UTF-8" in error.msg and "BOM" not in error.msg:
         return "invalid UTF-8"
     return f"not JSON: {error.msg} at column {error.colno}"
+
+
+def json_objects(name: str, lines: Iterable[tuple[int, str | bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) of files that must be right throughout. Raises BadLine for what is no JSON object."""
+    for at, line in lines:
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise BadLine(name, at, json_problem(error)) from None
+        if not isinstance(record, dict):
+            raise BadLine(name, at, "not a JSON object")
+        yield at, record
 
 
 def _document(record: Any) -> Document | str:

@@ -16,10 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 from retrieval.data.fields import shown, text_problem
-from retrieval.data.jsonl import json_problem
+from retrieval.data.jsonl import json_objects
 from retrieval.data.lines import Source, text_lines
 from retrieval.diskio import disk_errors
 from retrieval.errors import BadLine, MissingExtra, UnknownName, UserError
@@ -256,13 +254,7 @@ def _id(row: Row, field: str) -> str:
 
 def _json(path: str) -> Iterator[Row]:
     with Source(path) as file:
-        for number, line in text_lines(file):
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise BadLine(path, number, json_problem(error)) from None
-            if not isinstance(record, dict):
-                raise BadLine(path, number, "not a JSON object")
+        for number, record in json_objects(path, text_lines(file)):
             yield Row(path, number, record)
 
 

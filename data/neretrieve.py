@@ -18,10 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 from retrieval.data.fields import id_problem, make_document, shown
-from retrieval.data.jsonl import json_problem
+from retrieval.data.jsonl import json_objects
 from retrieval.data.lines import Source, text_lines
 from retrieval.diskio import disk_errors
 from retrieval.errors import BadLine, UserError
@@ -149,14 +147,7 @@ def _plain(name: Any) -> Any:
 
 def _records(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     name = os.fspath(path)
-    for number, line in _bz2_lines(name) if name.endswith(".bz2") else _text_lines(name):
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise BadLine(name, number, json_problem(error)) from None
-        if not isinstance(record, dict):
-            raise BadLine(name, number, "not a JSON object")
-        yield number, record
+    yield from json_objects(name, _bz2_lines(name) if name.endswith(".bz2") else _text_lines(name))
 
 
 def _text_lines(path: str) -> Iterator[tuple[int, str]]:

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from retrieval.data import beir, irds, qrels
 from retrieval.data.fields import id_problem, shown, text_problem
-from retrieval.data.jsonl import json_problem
+from retrieval.data.jsonl import json_objects
 from retrieval.data.lines import STDIN, Source, text_lines
 from retrieval.data.output import atomic, json_line
 from retrieval.errors import BadLine, UserError
@@ -93,13 +91,7 @@ def _from_tsv(name: str, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int
 
 
 def _from_json(name: str, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Query]]:
-    for at, line in lines:
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise BadLine(name, at, json_problem(error)) from None
-        if not isinstance(record, dict):
-            raise BadLine(name, at, "not a JSON object")
+    for at, record in json_objects(name, lines):
         yield at, Query(_first(record, _IDS), _first(record, _TEXTS))
 
 

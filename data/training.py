@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 from retrieval.data import beir
 from retrieval.data.corpus import open_corpus
 from retrieval.data.fields import shown, text_problem
-from retrieval.data.jsonl import json_problem
+from retrieval.data.jsonl import json_objects
 from retrieval.data.lines import Source, text_lines
 from retrieval.data.marco import is_marco, marco_examples
 from retrieval.data.qrels import read_qrels
@@ -81,13 +79,7 @@ def _columns(count: int) -> str:
 
 
 def _from_json(name: str, lines: Iterator[tuple[int, str]]) -> Iterator[Example]:
-    for at, line in lines:
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise BadLine(name, at, json_problem(error)) from None
-        if not isinstance(record, dict):
-            raise BadLine(name, at, "not a JSON object")
+    for at, record in json_objects(name, lines):
         made = _example(record)
         if isinstance(made, str):
             raise BadLine(name, at, made)

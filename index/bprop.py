@@ -127,11 +127,7 @@ class BPropMethod(LearnedMethod):
 
     def weigh(self, query: Mapping[str, float], statistics: Statistics) -> dict[str, float]:
         """Count times idf, or the count alone; terms that no document holds are left out."""
-        known = {term: count for term, count in query.items() if statistics.df(term)}
-        if not self._idf:
-            return known
-        weights = {term: count * statistics.idf(term) for term, count in known.items()}
-        return {term: weight for term, weight in weights.items() if weight > 0}
+        return statistics.weighed(query, idf=self._idf)
 
     def spans(self, text: str) -> list[tuple[int, int, str]]:
         """The analyzer's terms in a text."""

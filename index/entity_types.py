@@ -126,11 +126,7 @@ class EntityTypes(SparseMethod):
 
     def weigh(self, query: Mapping[str, float], statistics: Statistics) -> dict[str, float]:
         """Count times idf, or the count alone; terms of no document's types are left out."""
-        known = {term: count for term, count in query.items() if statistics.df(term)}
-        if not self._idf:
-            return known
-        weights = {term: count * statistics.idf(term) for term, count in known.items()}
-        return {term: weight for term, weight in weights.items() if weight > 0}
+        return statistics.weighed(query, idf=self._idf)
 
     def scoring(self, postings: Postings, statistics: Statistics, params: Mapping[str, Any]) -> ImpactScoring:
         """Stored weights times query weights. Raises UserError for parameters that it does not have."""

@@ -41,6 +41,14 @@ class Statistics:
         df = self.df(term)
         return math.log1p((self.documents - df + 0.5) / (df + 0.5)) if df else 0.0
 
+    def weighed(self, query: Mapping[str, float], *, idf: bool) -> dict[str, float]:
+        """Counts of a query's terms, times idf if so; terms that no document holds are left out."""
+        known = {term: count for term, count in query.items() if self.df(term)}
+        if not idf:
+            return known
+        weights = {term: count * self.idf(term) for term, count in known.items()}
+        return {term: weight for term, weight in weights.items() if weight > 0}
+
     def taken(self, terms: Sequence[str]) -> Statistics:
         """The same numbers for these terms only, without the index behind them: to send to another shard."""
         return Statistics(self.documents, self.tokens, {term: self.df(term) for term in terms})
